@@ -1,0 +1,31 @@
+"Packaging, with everything read from settings.ini."
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="], interpolation=None)
+config.read(here / "settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dl", "dev")}
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    url=cfg["git_url"],
+    license="Apache-2.0",
+    keywords=cfg["keywords"].split(),
+    packages=find_packages(include=["mbta_ml", "mbta_ml.*"]),
+    python_requires=f">={cfg['min_python']}",
+    install_requires=shlex.split(cfg["requirements"]),
+    extras_require=extras,
+    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    zip_safe=False,
+)
