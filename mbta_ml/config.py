@@ -14,6 +14,9 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
+# %% ../nbs/00_config.ipynb #ce21ca33
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # %% ../nbs/00_config.ipynb #3d04656d
 class Secret:
     "A key that no repr, log or record shows"

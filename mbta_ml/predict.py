@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xgboost as xgb
 
 from .config import Settings, settings
 from .etl.records import INSTANT
 from .etl.sources import add_source_arguments, atomic_path, command, read_sources
 from .etl.xgboost_etl import FEATURES, HORIZON_SECONDS, examples
 from .registry import load_model
+import xgboost as xgb  # after the package, see config: threads that wait
 
 # %% ../nbs/03_predict.ipynb #65f3f82c
 class Lookup:

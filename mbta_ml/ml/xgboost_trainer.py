@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_ROUNDS', 'PATIENCE', 'OF_THE_DAY', 'DAYS_TO_LEARN_THEM', 'TICK_SECONDS', 'read_params',
            'chosen_features', 'Fit', 'data', 'fit', 'Trained', 'parts_of', 'train', 'metrics', 'plots', 'last_known',
-           'write_json', 'run', 'keep', 'report', 'main']
+           'write_json', 'run', 'keep', 'report', 'main', 'look_ahead']
 
 # %% ../../nbs/ml/01_xgboost_trainer.ipynb #8a309bf0
 import argparse
@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import xgboost as xgb
 
 from ..authenticate import compute
 from ..config import Settings, settings
@@ -29,6 +28,7 @@ from ..etl.xgboost_etl import FEATURES, examples, split
 from .ml_utils import as_table, band, by_slice, compare, difference, judged, plot_by_horizon, plot_by_slice, plot_tolerances
 from ..predict import Residuals, XGBoost, matrix
 from ..registry import fingerprint, new_run, promote, provenance, remember, save_model
+import xgboost as xgb  # after the package, see config: threads that wait
 
 # %% ../../nbs/ml/01_xgboost_trainer.ipynb #24c94894
 DEFAULTS = {
@@ -276,3 +276,17 @@ def main(
 
 if __name__ == "__main__" and "__file__" in globals():
     command(main)
+
+# %% ../../nbs/ml/01_xgboost_trainer.ipynb #c3f153ee
+def look_ahead(
+    uris: list[str],  # sources
+    until: pd.Timestamp,  # UTC; the model knows what was recorded before
+    one: Settings,
+) -> tuple[Trained, pd.DataFrame]:  # what was trained; the examples made from `until` on that have an arrival
+    "Train on what was known at `until`; make the examples of what followed"
+    known = read_sources(uris, one, until)
+    memory = remember(pa.concat_tables([r.stop_events for r in known]))
+    frame = examples(known, at_most=one.train_rows, seed=one.seed).to_pandas()
+    trained = train(frame, until, {**DEFAULTS, "seed": one.seed % 2**31, "nthread": compute(one).threads}, memory=memory)
+    followed = examples(read_sources(uris, one), memory, start=until).to_pandas()
+    return trained, followed[followed["arrival"].notna()]
