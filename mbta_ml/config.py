@@ -76,7 +76,7 @@ class Settings(Folders):
     table_schedule: str = "schedule"
     seed: int = 20240207  # for everything that draws at random
     trials: int = 0  # hyperparameter trials of a training job; 0: the default parameters
-    train_rows: int = 400_000  # at most so many examples are fitted (a seeded share of the instants beyond that)
+    train_rows: int = 300_000  # at most so many examples are fitted (a seeded share of the instants beyond that)
     max_threads: int = 0  # at most so many threads; 0: every CPU the process may use
     visible_gpus: str | None = None  # indices or ids, with commas, as CUDA reads them; None: all
     ray_address: str = ""  # a Ray cluster for tuning and training; empty: this machine

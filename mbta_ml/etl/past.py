@@ -10,7 +10,7 @@ __all__ = ['VISITS', 'LONGEST_JOURNEY_SECONDS', 'JOURNEYS', 'LATEST', 'RUNNING_T
 import duckdb
 import pyarrow as pa
 
-from .records import STOP_EVENTS
+from .records import KEY
 
 # %% ../../nbs/etl/05_past.ipynb #249df970
 def connect() -> duckdb.DuckDBPyConnection:
@@ -25,20 +25,21 @@ def gather(
     frames: list[pa.Table],  # stop events, the most trusted first
 ) -> None:
     "Make the table `events`: each key once, with the place in `frames` it came from as `origin`"
-    for origin, frame in enumerate([STOP_EVENTS.empty_table(), *frames]):
-        con.register("frame", frame)
-        con.execute("CREATE OR REPLACE TABLE events AS SELECT *, 0 AS origin FROM frame" if origin == 0 else f"""
-            INSERT INTO events SELECT *, {origin - 1} FROM frame f WHERE NOT EXISTS (FROM events e WHERE e.service_date = f.service_date AND e.trip_id = f.trip_id
-                AND e.vehicle_id IS NOT DISTINCT FROM f.vehicle_id AND e.stop_sequence = f.stop_sequence AND e.stop_id = f.stop_id)""")
-        con.unregister("frame")
+    for origin, frame in enumerate(frames):
+        con.register(f"frame_{origin}", frame)
+    union = " UNION ALL ".join(f"SELECT *, {origin} AS origin FROM frame_{origin}" for origin in range(len(frames)))
+    con.execute(f"""CREATE OR REPLACE TABLE events AS SELECT * FROM ({union})
+        QUALIFY row_number() OVER (PARTITION BY {", ".join(KEY)} ORDER BY origin, arrival_recorded_at, departure_recorded_at) = 1""")
+    for origin in range(len(frames)):
+        con.unregister(f"frame_{origin}")
 
 # %% ../../nbs/etl/05_past.ipynb #f305180e
 VISITS = """
 CREATE OR REPLACE TABLE known_visit AS
 SELECT dense_rank() OVER (ORDER BY service_date, trip_id, vehicle_id) AS run, origin,
   service_date, trip_id, vehicle_id, route_id, direction_id, stop_id, station_id, stop_sequence, added,
-  epoch_ms(arrival_reported) AS arrived, epoch_ms(arrival_recorded_at) AS arrived_known,
-  epoch_ms(departure_reported) AS departed, epoch_ms(departure_recorded_at) AS departed_known,
+  epoch_us(arrival_reported) // 1000 AS arrived, (epoch_us(arrival_recorded_at) + 999) // 1000 AS arrived_known,
+  epoch_us(departure_reported) // 1000 AS departed, (epoch_us(departure_recorded_at) + 999) // 1000 AS departed_known,
   epoch_ms(scheduled_arrival) AS scheduled_arrival, epoch_ms(scheduled_departure) AS scheduled_departure,
   epoch_ms(arrival) AS true_arrival
 FROM events;
@@ -86,16 +87,16 @@ LONGEST_LINK_SECONDS = 3600
 LINKS = f"""
 CREATE OR REPLACE TABLE link AS
 SELECT *, took - usual AS last_excess, usual_before IS NOT NULL AS measured,
-  sum(took - usual) OVER (PARTITION BY previous_station, station_id ORDER BY nth ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) / 3 AS recent_excess, median_10 - usual AS current_excess
+  sum(took - usual) OVER (PARTITION BY previous_station, stop_id ORDER BY nth ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) / least(nth, 3) AS recent_excess, median_10 - usual AS current_excess
 FROM (
-  SELECT run, k, quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, station_id ORDER BY arrived_known, run, k ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) AS median_10, route_id, direction_id, previous_station, station_id, arrived_known AS known, previous_arrived, arrived - previous_arrived AS took,
-    row_number() OVER (PARTITION BY previous_station, station_id ORDER BY arrived_known, run, k) AS nth,
-    quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, station_id ORDER BY arrived_known, run, k ROWS BETWEEN {LATEST - 1} PRECEDING AND CURRENT ROW) AS usual,
-    quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, station_id ORDER BY arrived_known, run, k ROWS BETWEEN {LATEST} PRECEDING AND 1 PRECEDING) AS usual_before
+  SELECT run, k, quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, stop_id ORDER BY arrived_known, run, k ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) AS median_10, route_id, direction_id, previous_station, station_id, stop_id, arrived_known AS known, previous_arrived, arrived - previous_arrived AS took,
+    row_number() OVER (PARTITION BY previous_station, stop_id ORDER BY arrived_known, run, k) AS nth,
+    quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, stop_id ORDER BY arrived_known, run, k ROWS BETWEEN {LATEST - 1} PRECEDING AND CURRENT ROW) AS usual,
+    quantile_cont(arrived - previous_arrived, 0.5) OVER (PARTITION BY previous_station, stop_id ORDER BY arrived_known, run, k ROWS BETWEEN {LATEST} PRECEDING AND 1 PRECEDING) AS usual_before
   FROM visit WHERE arrived > previous_arrived AND arrived - previous_arrived < {LONGEST_LINK_SECONDS * 1000});
 CREATE OR REPLACE TABLE link_step AS
-SELECT previous_station, station_id, known, usual, previous_arrived, last_excess, recent_excess, current_excess FROM link
-QUALIFY lead(known) OVER (PARTITION BY previous_station, station_id ORDER BY nth) IS DISTINCT FROM known;
+SELECT previous_station, stop_id, known, usual, previous_arrived, last_excess, recent_excess, current_excess FROM link
+QUALIFY lead(known) OVER (PARTITION BY previous_station, stop_id ORDER BY nth) IS DISTINCT FROM known;
 """
 
 # %% ../../nbs/etl/05_past.ipynb #4b138b5d
@@ -126,7 +127,8 @@ PASSAGES = """
 CREATE OR REPLACE TABLE headway AS
 SELECT run, k, departed_known - lag(departed_known) OVER (PARTITION BY stop_id ORDER BY departed_known, run, k) AS headway FROM visit WHERE departed_known IS NOT NULL;
 CREATE OR REPLACE TABLE arrived AS
-SELECT direction_id, station_id, arrived_known AS known, max(arrived) AS arrived, arg_max(run, arrived * 1000000 + run) AS run FROM visit WHERE arrived IS NOT NULL GROUP BY ALL;
+SELECT direction_id, station_id, stop_id, arrived_known AS known, arrived, run FROM visit WHERE arrived IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY direction_id, stop_id, arrived_known ORDER BY arrived DESC, run DESC) = 1;
 """
 
 PAST = [VISITS, JOURNEYS, RUNNING_TIMES, LINKS, PACE, STATES, PASSAGES]

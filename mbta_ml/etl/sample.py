@@ -284,10 +284,13 @@ def ensure_sample(
     if path.exists():
         try:
             with duckdb.connect(str(path), read_only=True) as con:
-                if dict(con.execute("SELECT key, value FROM about").fetchall()) == wanted:
-                    return path
-        except duckdb.Error:  # not a sample, or a broken one
-            pass
+                made = dict(con.execute("SELECT key, value FROM about").fetchall())
+        except duckdb.Error:
+            made = {}
+        if made == wanted:
+            return path
+        if any(made.get(key) != wanted[key] for key in ("synthetic", "days", "routes")):
+            raise ValueError(f"{path} is not the default sample, which would take its place; move it away, or use it as --source duckdb:{path}")
     return make_sample(path, seed=one.seed)
 
 # %% ../../nbs/etl/01_sample.ipynb #496036fe
@@ -314,4 +317,5 @@ def main(
 
 # %% ../../nbs/etl/01_sample.ipynb #7bbaa78d
 if __name__ == "__main__" and "__file__" in globals():  # run as a command, not in a notebook
-    main()
+    from mbta_ml.etl.sources import command  # it imports this module
+    command(main)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ..config import Settings, settings
 from .past import PAST, connect, gather
 from .records import INSTANT, Records, service_midnight
-from .sources import add_source_arguments, atomic_path, command, read_sources
+from .sources import add_source_arguments, atomic_path, command, parsed, read_sources, seconds_argument
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #63945ce2
 SILENCE_SECONDS = 1800
@@ -30,10 +30,10 @@ SILENCE_SECONDS = 1800
 INSTANTS = """
 CREATE OR REPLACE TABLE departure_instant AS
 SELECT v.run, v.k, v.origin = 0 AS fresh, v.departed_known, lead(v.departed_known) OVER (PARTITION BY v.run ORDER BY v.k) AS next_known,
-  v.service_date, v.trip_id, v.vehicle_id, v.route_id, v.direction_id, v.station_id, v.stop_sequence, v.added, v.scheduled_departure,
+  v.service_date, v.trip_id, v.vehicle_id, v.route_id, v.direction_id, v.station_id, v.stop_id, v.stop_sequence, v.added, v.scheduled_departure,
   v.departed - v.arrived AS dwell, v.departed - v.scheduled_departure AS delay,
   p.last_excess, p.recent_excess, p.excess, p.usual, h.headway
-FROM visit v LEFT JOIN pace p USING (run, k) LEFT JOIN headway h USING (run, k)
+FROM visit v LEFT JOIN headway h USING (run, k) ASOF LEFT JOIN pace p ON p.run = v.run AND v.k >= p.k
 WHERE v.departed_known IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY v.run, v.departed_known ORDER BY v.k DESC) = 1;
 """
@@ -54,10 +54,14 @@ SELECT run, k, departed_known AS made FROM departure_instant WHERE fresh{ticks})
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #a12430c7
 AHEAD_BY_TIMETABLE = """
 CREATE OR REPLACE TABLE ahead AS
-SELECT i.run, i.k, t.stop_id, t.station_id, epoch_ms(t.scheduled_arrival) AS scheduled_arrival,
+WITH place AS (  -- this stop at this number, else this stop if it comes once, else the number alone
+  SELECT i.run, i.k, coalesce(max(t.stop_sequence) FILTER (t.stop_sequence = i.stop_sequence), if(count(t.stop_id) = 1, max(t.stop_sequence), NULL), max(i.stop_sequence)) AS place
+  FROM departure_instant i LEFT JOIN timetable t ON t.service_date = i.service_date AND t.trip_id = i.trip_id AND t.stop_id = i.stop_id
+  WHERE i.fresh GROUP BY i.run, i.k)
+SELECT i.run, i.k, t.stop_id, t.station_id, t.stop_sequence AS place, epoch_ms(t.scheduled_arrival) AS scheduled_arrival,
   lag(t.station_id, 1, i.station_id) OVER along AS previous, lead(t.stop_id) OVER along IS NULL AS is_last, false AS usual_pattern
-FROM departure_instant i JOIN timetable t ON t.service_date = i.service_date AND t.trip_id = i.trip_id AND t.stop_sequence > i.stop_sequence
-WHERE i.fresh WINDOW along AS (PARTITION BY i.run, i.k ORDER BY t.stop_sequence, t.stop_id);
+FROM departure_instant i JOIN place USING (run, k) JOIN timetable t ON t.service_date = i.service_date AND t.trip_id = i.trip_id AND t.stop_sequence > place.place
+WINDOW along AS (PARTITION BY i.run, i.k ORDER BY t.stop_sequence, t.stop_id);
 """
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #4cb67b2d
@@ -75,7 +79,7 @@ candidate AS (
 known_then AS (
   SELECT c.run, c.k, c.stop_id, r.destination, r.times, r.previous FROM candidate c ASOF JOIN reached r
     ON c.route_id = r.route_id AND c.direction_id = r.direction_id AND c.origin = r.origin AND c.stop_id = r.stop_id AND c.departed_known >= r.known)
-SELECT run, k, stop_id, destination, NULL, previous, NULL, true FROM known_then
+SELECT run, k, stop_id, destination, NULL, NULL, previous, NULL, true FROM known_then
 QUALIFY times >= {RARE} * max(times) OVER (PARTITION BY run, k) AND row_number() OVER (PARTITION BY run, k, destination ORDER BY times DESC, stop_id) = 1;
 """
 
@@ -96,9 +100,9 @@ def rows_ahead(
 ) -> str:  # SQL
     "SQL for the table `row_ahead`: each instant and stop ahead, with its running time as known"
     return f"""CREATE OR REPLACE TABLE row_ahead AS
-SELECT x.*, row_number() OVER (ORDER BY made, run, running, stop_id) - 1 AS row
+SELECT x.*, row_number() OVER (ORDER BY made, run, running, place, stop_id) - 1 AS row
 FROM (
-  SELECT i.run, i.k, i.made, d.departed_known, d.station_id AS origin, a.stop_id, a.station_id, a.is_last,
+  SELECT i.run, i.k, i.made, d.departed_known, d.station_id AS origin, a.stop_id, a.station_id, a.place, a.is_last,
     -- of a usual pattern, the stop before is the one that the last vehicle came from
     if(a.usual_pattern, coalesce(r.previous, a.previous), a.previous) AS previous,
     coalesce(a.scheduled_arrival, d.scheduled_departure + r.usual_scheduled) AS scheduled_arrival,
@@ -109,7 +113,7 @@ FROM (
   LEFT JOIN stretch s ON s.route_id = d.route_id AND s.direction_id = d.direction_id AND s.origin = d.station_id AND s.destination = a.station_id
   ASOF LEFT JOIN running_time r ON r.stretch = s.stretch AND i.made >= r.known) x
 WHERE departed_known + running - made BETWEEN {-OVERDUE_SECONDS * 1000} AND {horizon_ms} - 1
-  AND NOT EXISTS (FROM visit v WHERE v.run = x.run AND v.k > x.k AND v.station_id = x.station_id AND v.arrived_known <= x.made);"""
+  AND NOT EXISTS (FROM visit v WHERE v.run = x.run AND v.k > x.k AND v.arrived_known <= x.made AND (v.station_id = x.station_id OR v.stop_sequence > x.place));"""
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #8abf838d
 ON_THE_WAY = """
@@ -120,9 +124,9 @@ SELECT r.row, r.run, r.k, r.made, r.station_id, r.previous, r.running,
   if(r.previous <> r.origin AND before.run <> r.run AND before.arrived > coalesce(l.previous_arrived, 0) AND since.station_id = r.previous,
     least(greatest(r.made - before.arrived - l.usual, 0), 1800000), 0) AS stuck
 FROM row_ahead r JOIN departure_instant d USING (run, k)
-ASOF LEFT JOIN link_step l ON l.previous_station = r.previous AND l.station_id = r.station_id AND r.made >= l.known
-ASOF LEFT JOIN arrived here ON here.direction_id = d.direction_id AND here.station_id = r.station_id AND r.made >= here.known
-ASOF LEFT JOIN arrived before ON before.direction_id = d.direction_id AND before.station_id = r.previous AND r.made >= before.known
+ASOF LEFT JOIN link_step l ON l.previous_station = r.previous AND l.stop_id = r.stop_id AND r.made >= l.known
+ASOF LEFT JOIN arrived here ON here.direction_id = d.direction_id AND here.stop_id = r.stop_id AND r.made >= here.known
+ASOF LEFT JOIN (SELECT * FROM arrived QUALIFY row_number() OVER (PARTITION BY direction_id, station_id, known ORDER BY arrived DESC, run DESC) = 1) before ON before.direction_id = d.direction_id AND before.station_id = r.previous AND r.made >= before.known
 ASOF LEFT JOIN (SELECT run, station_id, first_known AS known FROM visit QUALIFY lead(first_known) OVER (PARTITION BY run ORDER BY k) IS DISTINCT FROM first_known) since
   ON since.run = before.run AND r.made >= since.known;
 """
@@ -198,7 +202,7 @@ TICK_STATE = """
 CREATE OR REPLACE TABLE tick_state AS
 SELECT i.run, i.k, i.made, i.made - v.arrived_known AS standing, v.arrived - d.departed_known - r.travel_quantiles[2] AS progress_excess
 FROM instant i JOIN departure_instant d USING (run, k)
-ASOF JOIN (SELECT * FROM visit WHERE arrived_known IS NOT NULL) v ON v.run = i.run AND i.made >= v.arrived_known
+ASOF JOIN (SELECT * FROM visit WHERE arrived_known IS NOT NULL QUALIFY row_number() OVER (PARTITION BY run, arrived_known ORDER BY k DESC) = 1) v ON v.run = i.run AND i.made >= v.arrived_known
 LEFT JOIN stretch s ON s.route_id = d.route_id AND s.direction_id = d.direction_id AND s.origin = d.station_id AND s.destination = v.station_id
 ASOF LEFT JOIN running_time r ON r.stretch = s.stretch AND i.made >= r.known
 WHERE i.made > d.departed_known AND v.k > i.k;
@@ -219,7 +223,8 @@ SELECT d.service_date, d.trip_id, d.vehicle_id, d.route_id, d.direction_id, r.st
   d.excess / 1000 AS own_excess_seconds, d.usual / 1000 AS own_usual_seconds, d.headway / 1000 AS headway_seconds,
   (w.since_arrival + r.departed_known + r.running - r.made) / 1000 AS gap_seconds,
   w.last_excess / 1000 AS link_last_excess_seconds, w.stuck / 1000 AS link_stuck_seconds, w.link_usual / 1000 AS link_usual_seconds, w.link_age / 1000 AS link_age_seconds,
-  l.line_30, l.line_120, n.network_30, n.network_120,
+  if(r.made - l.known < 1800000, l.line_30, NULL) AS line_30, if(r.made - l.known < 7200000, l.line_120, NULL) AS line_120,
+  if(r.made - n.known < 1800000, n.network_30, NULL) AS network_30, if(r.made - n.known < 7200000, n.network_120, NULL) AS network_120,
   row_number() OVER (PARTITION BY r.run, r.k, r.made ORDER BY r.row) AS stops_ahead, r.k AS stops_done, r.is_last::INTEGER AS is_last, {MODE} AS mode,
   (r.made - r.departed_known) / 1000 AS elapsed_seconds, s.standing / 1000 AS standing_seconds, s.progress_excess / 1000 AS progress_excess_seconds,
   date_part('hour', local) * 60 + date_part('minute', local) AS minute_of_day, dayofweek(d.service_date) AS day_of_week
@@ -272,7 +277,8 @@ def examples(
     con = connect()
     fresh = pa.concat_tables([r.stop_events for r in records])
     gather(con, [fresh] if memory is None else [fresh, memory])
-    con.register("timetable", pa.concat_tables([r.timetable for r in records]))
+    con.register("announced", pa.concat_tables([r.timetable for r in records]))
+    con.execute("CREATE OR REPLACE TABLE timetable AS SELECT DISTINCT * FROM announced")
     con.execute("".join(PAST) + INSTANTS + instants(every_seconds, int(start.timestamp() * 1000) if start is not None else 0, SILENCE_SECONDS * 1000))
     con.execute(AHEAD_BY_TIMETABLE + AHEAD_BY_PATTERN)
     if at_most:
@@ -350,10 +356,10 @@ def main(
 ) -> list[Path]:  # the files written
     "Extract sources and write their examples"
     parser = add_source_arguments(argparse.ArgumentParser("python -m mbta_ml.etl.xgboost_etl", description="Make training examples from any source."))
-    parser.add_argument("--every", type=int, metavar="SECONDS", help="also at the instants that are multiples of so many seconds since the epoch")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the examples, Parquet (default: data/examples.parquet)")
+    parser.add_argument("--every", type=seconds_argument, metavar="SECONDS", help="also at the instants that are multiples of so many seconds since the epoch")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the examples, Parquet (default: data/examples.parquet; a name in .csv makes a CSV)")
     parser.add_argument("--csv", action="store_true", help="also write data/raw_transit_data.csv and data/ml_transit_training_data.csv")
-    a = parser.parse_args(arguments)
+    a = parsed(parser, arguments)
     one = one or settings()
     records = read_sources(a.source, one, a.to)
     rows = examples(records, every_seconds=a.every, start=a.start)

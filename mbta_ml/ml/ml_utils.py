@@ -170,7 +170,7 @@ def plot_by_horizon(
     ax.grid(alpha=0.25)
     return fig
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #b3133ec9
 def plot_tolerances(
     compared: dict[str, dict],  # as from `compare`
     title: str = "Share of predictions inside the MBTA's tolerances",
@@ -183,10 +183,10 @@ def plot_tolerances(
         if who not in GREYS:
             ax.bar_label(bars, fmt="%.0f", fontsize=8)
     ax.set(title=title, xticks=range(4), xticklabels=[f"{b} min" for b in MBTA_BINS], ylabel="% inside", ylim=(0, 105))
-    ax.legend(frameon=False, ncols=4, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, ncols=4, fontsize=8, loc="lower left", bbox_to_anchor=(0, -0.32))
     return fig
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #576b3f01
 def plot_by_slice(
     sliced: pd.DataFrame,  # as from `by_slice`
     title: str,
