@@ -262,11 +262,12 @@ def run(
     began = time.monotonic()
     frame = examples(sources, every_seconds=every, start=span[0], at_most=one.train_rows, seed=one.seed).to_pandas()
     say(f"{len(frame):,} examples of {sum(r.stop_events.num_rows for r in sources):,} stop events{f' (a share of the instants, for at most {one.train_rows:,} rows)' if len(frame) > 0.9 * one.train_rows else ''} in {time.monotonic() - began:.0f} s")
+    say("fitting, on the training part first, then on all before the test part, then on all")
     events = pa.concat_tables([r.stop_events for r in sources])
     end = last_known(sources) if span[1] is None else min(span[1], last_known(sources))
     trained = train(frame, end, params, rounds, every, remember(events))
     found = metrics(trained, sources, span, one.seed)
-    say(f"fitted three times (to find the rounds, to be judged, to be kept) in {trained.train_seconds:.0f} s: {trained.fits.rounds} rounds; " + ", ".join(f"{name} {rows:,} rows" for name, rows in trained.rows.items()))
+    say(f"fitted in {trained.train_seconds:.0f} s: {trained.fits.rounds} rounds; " + ", ".join(f"{name} {rows:,} rows" for name, rows in trained.rows.items()))
     for line in keep(one, trained, found, params, events):
         say(line)
     return found
