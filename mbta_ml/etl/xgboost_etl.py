@@ -99,7 +99,9 @@ def rows_ahead(
     horizon_ms: int,  # how far ahead, by lookup
 ) -> str:  # SQL
     "SQL for the table `row_ahead`: each instant and stop ahead, with its running time as known"
-    return f"""CREATE OR REPLACE TABLE row_ahead AS
+    return f"""CREATE OR REPLACE TABLE reached_since AS  -- by the place in the timetable, for a feed may number its stops otherwise
+SELECT a.run, a.k, a.station_id, a.place, v.arrived_known FROM ahead a JOIN visit v ON v.run = a.run AND v.station_id = a.station_id AND v.k > a.k WHERE v.arrived_known IS NOT NULL;
+CREATE OR REPLACE TABLE row_ahead AS
 SELECT x.*, row_number() OVER (ORDER BY made, run, running, place, stop_id) - 1 AS row
 FROM (
   SELECT i.run, i.k, i.made, d.departed_known, d.station_id AS origin, a.stop_id, a.station_id, a.place, a.is_last,
@@ -113,7 +115,7 @@ FROM (
   LEFT JOIN stretch s ON s.route_id = d.route_id AND s.direction_id = d.direction_id AND s.origin = d.station_id AND s.destination = a.station_id
   ASOF LEFT JOIN running_time r ON r.stretch = s.stretch AND i.made >= r.known) x
 WHERE departed_known + running - made BETWEEN {-OVERDUE_SECONDS * 1000} AND {horizon_ms} - 1
-  AND NOT EXISTS (FROM visit v WHERE v.run = x.run AND v.k > x.k AND v.arrived_known <= x.made AND (v.station_id = x.station_id OR v.stop_sequence > x.place));"""
+  AND NOT EXISTS (FROM reached_since s WHERE s.run = x.run AND s.k = x.k AND s.arrived_known <= x.made AND (s.station_id = x.station_id OR s.place > x.place));"""
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #8abf838d
 ON_THE_WAY = """

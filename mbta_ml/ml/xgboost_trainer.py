@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from ..authenticate import compute
 from ..config import Settings, settings
-from ..etl.records import INSTANT, Records
+from ..etl.records import Records
 from ..etl.sources import add_source_arguments, atomic_path, command, parsed, read_sources
 from ..etl.xgboost_etl import FEATURES, examples, split
 from .ml_utils import as_table, band, by_slice, compare, difference, judged, plot_by_horizon, plot_by_slice, plot_tolerances
