@@ -9,7 +9,8 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dl", "dev")}
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "dl", "dev")}
+extras["dev"] += extras["train"]  # the tests search and track
 
 setup(
     name=cfg["lib_name"],

@@ -1,0 +1,25 @@
+#!/bin/sh
+# The entrypoint of Dockerfile.training: `docker run IMAGE [MODULE] [ARGUMENTS]`.
+# Without a module it is the XGBoost training job. All that is written, scratch of libraries included, goes to the work folder.
+set -eu
+
+work=${MBTA_ML_HOME:-/work}
+if ! { mkdir -p "$work" && [ -w "$work" ] && cd "$work"; } 2>/dev/null; then
+    echo "The work folder $work can't be written to by uid $(id -u) (it belongs to uid $(stat -c %u "$work" 2>/dev/null || echo unknown)): on the host, chown $(id -u) the folder that is mounted there, or run with --user \"\$(id -u):\$(id -g)\"." >&2
+    exit 1
+fi
+work=$PWD
+export MBTA_ML_HOME="$work" HOME="$work"
+
+# The container's own /tmp goes with the container; where the root is read-only, a folder of this container's own takes its place.
+# Its path is short because Ray puts sockets 80 bytes below it, and a socket's path may have 107. What stays of it may be removed.
+if [ -z "${TMPDIR:-}" ] && [ ! -w /tmp ]; then
+    mkdir -p .tmp
+    TMPDIR=$(mktemp -d "$work/.tmp/XXXXXX")
+    export TMPDIR
+fi
+
+case ${1:-} in
+    '' | -*) set -- mbta_ml.ml.xgboost_trainer "$@" ;;
+esac
+exec python -m "$@"
