@@ -75,14 +75,17 @@ class Settings(Folders):
     table_stop: str = "stop"
     table_schedule: str = "schedule"
     seed: int = 20240207  # for everything that draws at random
+    revision: str = ""  # the commit that this is, where there is no checkout to ask: set in the container
     trials: int = 0  # hyperparameter trials of a training job; 0: the default parameters
     train_rows: int = 300_000  # at most so many examples are fitted (a seeded share of the instants beyond that)
     max_threads: int = 0  # at most so many threads; 0: every CPU the process may use
     visible_gpus: str | None = None  # indices or ids, with commas, as CUDA reads them; None: all
     ray_address: str = ""  # a Ray cluster for tuning and training; empty: this machine
     wandb_project: str = "mbta_ml"
+    wandb_base_url: str = "https://api.wandb.ai"  # another one: a W&B server of one's own
     wandb_mode: str = ""  # online, offline or disabled; empty: what is installed and set decides
     wandb_api_key: Secret = field(default=Secret(), compare=False)
+    lamp_address: str = "https://performancedata.mbta.com/lamp"  # the MBTA's public archive, or a copy of it
     real_data: Path | None = None  # published MBTA files that tests and benchmarks use where they are present
 
     def __post_init__(self):
@@ -92,7 +95,7 @@ class Settings(Folders):
 # %% ../nbs/00_config.ipynb #7682f6d4
 KNOWN_NAMES = {"gcp_project": "GOOGLE_CLOUD_PROJECT", "gcp_credentials": "GOOGLE_APPLICATION_CREDENTIALS",
                "gcp_metadata_host": "GCE_METADATA_HOST", "visible_gpus": "CUDA_VISIBLE_DEVICES",
-               "ray_address": "RAY_ADDRESS", "wandb_project": "WANDB_PROJECT", "wandb_mode": "WANDB_MODE",
+               "ray_address": "RAY_ADDRESS", "wandb_project": "WANDB_PROJECT", "wandb_base_url": "WANDB_BASE_URL", "wandb_mode": "WANDB_MODE",
                "wandb_api_key": "WANDB_API_KEY"}
 
 
@@ -115,6 +118,8 @@ def parse_setting(
         return int(text)
     if name == "wandb_mode" and text not in ("online", "offline", "disabled"):
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
+    if name in ("wandb_base_url", "lamp_address") and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+        raise ValueError(f"{variable(name)} is {text!r}; expected an address such as {getattr(Settings, name)}")
     if name.startswith(("table_", "bigquery_")) and not re.fullmatch(r"[A-Za-z_]\w*", text):
         raise ValueError(f"{variable(name)} is {text!r}; expected a name of letters, digits and underscores")
     return kind(text) if kind in (str, Secret) else text if name == "visible_gpus" else Path(text).expanduser()
