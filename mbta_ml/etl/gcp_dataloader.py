@@ -39,6 +39,9 @@ def _attach(con: duckdb.DuckDBPyConnection, database: Path, settings: Settings, 
     "Attach the file read-only as `src`; the four tables → how a query names them"
     if not database.is_file():
         raise FileNotFoundError(f"{source}: there is no file {database}; expected a DuckDB file with the four tables")
+    with open(database, "rb") as file:
+        if file.read(12)[8:] != b"DUCK":
+            raise ValueError(f"{source}: {database} is no DuckDB file; expected one with the four tables")
     try:
         con.execute(f"""ATTACH '{str(database).replace("'", "''")}' AS src (READ_ONLY)""")
     except duckdb.Error as error:

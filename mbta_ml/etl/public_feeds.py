@@ -212,11 +212,13 @@ def _tally(
 
 # %% ../../nbs/etl/03_public_feeds.ipynb #de93c96e
 def read_lamp(
-    pattern: str,  # one LAMP file, or a glob of them
+    pattern: str | list[Path],  # one LAMP file, or a glob of them; or the files themselves
     to: pd.Timestamp | None = None,  # what was recorded from then on is left out; None: nothing is
+    source: str = "",  # what the records are called; empty: after the pattern
 ) -> Records:  # without a timetable: a LAMP row appears when its train does
     "Trains' stop events from LAMP's published files"
-    files = pa.concat_tables([_lamp_file(path) for path in matching(pattern)])
+    source = source or f"lamp:{pattern}"
+    files = pa.concat_tables([_lamp_file(path) for path in (matching(pattern) if isinstance(pattern, str) else pattern)])
     con = _lamp_rows(files, to)
     con.execute(f"create temp table lamp_events as {LAMP_EVENTS}")
     dropped = _tally(
@@ -228,7 +230,7 @@ def read_lamp(
         "select 'neither arrived nor left' from lamp_events where arrival is null and departure is null",
     )
     events = con.sql("select * from lamp_events where arrival is not null or departure is not null").to_arrow_table()
-    return Records(f"lamp:{pattern}", checked(_framed(events, STOP_EVENTS), f"lamp:{pattern}"), dropped=dropped)
+    return Records(source, checked(_framed(events, STOP_EVENTS), source), dropped=dropped)
 
 # %% ../../nbs/etl/03_public_feeds.ipynb #d489825c
 BUS_COLUMNS = ("service_date", "route_id", "direction_id", "half_trip_id", "stop_id", "time_point_order", "scheduled", "actual")

@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..config import Settings, settings
+from .gtfs_realtime import with_official
 from .past import PAST, connect, gather
 from .records import INSTANT, Records, service_midnight
 from .sources import add_source_arguments, atomic_path, command, parsed, read_sources, seconds_argument
@@ -286,7 +287,7 @@ def examples(
     if at_most:
         thinned(con, at_most, seed)
     con.execute(rows_ahead(HORIZON_SECONDS * 1000) + ON_THE_WAY + TICK_STATE)
-    return to_examples(con)
+    return with_official(to_examples(con), records)
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #54518f1b
 def same_before(
@@ -363,7 +364,7 @@ def main(
     parser.add_argument("--csv", action="store_true", help="also write data/raw_transit_data.csv and data/ml_transit_training_data.csv")
     a = parsed(parser, arguments)
     one = one or settings()
-    records = read_sources(a.source, one, a.to)
+    records = read_sources(a.source, one, a.to, a.timetable)
     rows = examples(records, every_seconds=a.every, start=a.start)
     outputs = [(rows, a.out or one.data / "examples.parquet")]
     if a.csv:
