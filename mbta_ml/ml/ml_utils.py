@@ -8,11 +8,15 @@ __all__ = ['BASELINES', 'MBTA_BINS', 'TRANSIT_BINS', 'MODES', 'SLICES', 'GREYS',
            'plot_tolerances', 'plot_by_slice']
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #c249a47c
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from ..etl.records import BOSTON
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #1d354ed1
 BASELINES = ("schedule", "persistence", "lookup", "official")
@@ -23,7 +27,7 @@ def guesses(
     **models: np.ndarray,  # name → predicted seconds from made_at to arrival
 ) -> dict[str, np.ndarray]:  # who → seconds from made_at; NaN where nothing was predicted
     "The baselines that `frame` holds, and the models, in the order of every table"
-    held = {who: frame[f"{who}_seconds"].to_numpy(np.float64) for who in BASELINES if f"{who}_seconds" in frame}
+    held = {who: frame[f"{who}_seconds"].to_numpy(np.float64) for who in BASELINES if f"{who}_seconds" in frame and frame[f"{who}_seconds"].notna().any()}
     return held | {who: np.asarray(seconds, np.float64) for who, seconds in models.items()}
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #d90ecf79
@@ -155,8 +159,10 @@ def plot_by_horizon(
     frame: pd.DataFrame,
     title: str = "How far off, by how far ahead",
     **models: np.ndarray,
-) -> plt.Figure:
+) -> "Figure":
     "MAE by horizon, ours against the baselines; the schedule is left out where it would flatten the rest"
+    import matplotlib.pyplot as plt
+
     rows = judged(frame)
     horizon = frame.loc[rows, "lookup_seconds"] // 120 * 2 + 1
     fig, ax = plt.subplots(figsize=(7, 3.6))
@@ -174,12 +180,15 @@ def plot_by_horizon(
 def plot_tolerances(
     compared: dict[str, dict],  # as from `compare`
     title: str = "Share of predictions inside the MBTA's tolerances",
-) -> plt.Figure:
+) -> "Figure":
     "Bars by bin, a group each"
+    import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(7, 3.2))
+    width = 0.8 / len(compared)
     for i, (who, found) in enumerate(compared.items()):
         shares = [100 * (found.get("mbta_bins", {}).get(b) or 0) for b in MBTA_BINS]
-        bars = ax.bar(np.arange(4) + (i - len(compared) / 2 + 0.5) * 0.2, shares, 0.19, label=who, color=GREYS.get(who, ("C0",))[0])
+        bars = ax.bar(np.arange(4) + (i - len(compared) / 2 + 0.5) * width, shares, 0.95 * width, label=who, color=GREYS.get(who, ("C0",))[0])
         if who not in GREYS:
             ax.bar_label(bars, fmt="%.0f", fontsize=8)
     ax.set(title=title, xticks=range(4), xticklabels=[f"{b} min" for b in MBTA_BINS], ylabel="% inside", ylim=(0, 105))
@@ -190,14 +199,25 @@ def plot_tolerances(
 def plot_by_slice(
     sliced: pd.DataFrame,  # as from `by_slice`
     title: str,
-) -> plt.Figure:
+    most: int = 20,  # routes or modes shown
+) -> "Figure":
     "MAE by a property of the rows; the schedule is left out"
-    fig, ax = plt.subplots(figsize=(7, 3.2))
-    for who in [c for c in sliced.columns if c not in ("rows", "schedule")]:
-        colour, style = GREYS.get(who, (None, "-"))
-        ax.plot(sliced.index.astype(str), sliced[who], color=colour, ls=style, marker="o", ms=3, lw=1 if who in GREYS else 2, label=who)
-    ax.set(title=title, xlabel=sliced.index.name, ylabel="mean absolute error, seconds", ylim=(0, None))
-    ax.tick_params(axis="x", rotation=60 if len(sliced) > 12 else 0)
+    import matplotlib.pyplot as plt
+
+    whos = [c for c in sliced.columns if c not in ("rows", "schedule")]
+    wrong = "mean absolute error, seconds"
+    if sliced.index.name in ("route", "mode", "added"):
+        shown = sliced.nlargest(most, "rows").iloc[::-1]
+        fig, ax = plt.subplots(figsize=(7, 1.4 + 0.22 * len(shown)))
+        for who in whos:
+            ax.plot(shown[who], shown.index.astype(str), ls="", marker="|" if who in GREYS else "o", ms=11 if who in GREYS else 6, mew=2 if who in GREYS else 0, color=GREYS.get(who, (None,))[0], label=who)
+        ax.set(title=title, xlabel=wrong, xlim=(0, None), ylabel=sliced.index.name + (f" (the {most} of {len(sliced)} with most rows)" if len(sliced) > most else ""))
+    else:
+        fig, ax = plt.subplots(figsize=(7, 3.2))
+        for who in whos:
+            colour, style = GREYS.get(who, (None, "-"))
+            ax.plot(sliced.index.astype(str), sliced[who], color=colour, ls=style, marker="o", ms=3, lw=1 if who in GREYS else 2, label=who)
+        ax.set(title=title, xlabel=sliced.index.name, ylabel=wrong, ylim=(0, None))
     ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     return fig
