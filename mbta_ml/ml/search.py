@@ -158,7 +158,7 @@ def environment(
 
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_AUTH_MODE": "disabled"}
+         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 def can_search(
@@ -208,7 +208,8 @@ def ray_running(
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"  # the paths of sockets may have 107 characters
     here = {"address": "local", "num_cpus": cpus, "object_store_memory": max(100 << 20, 2 * data_bytes), "_temp_dir": f"{short}/ray"}
     there = {"address": one.ray_address, "runtime_env": {"py_modules": [importlib.import_module("mbta_ml")]}}
-    with environment(**QUIET):
+    alone = {} if one.ray_address else {"RAY_AUTH_MODE": "disabled"}  # a cluster knows who may come; on this machine nobody else does
+    with environment(**QUIET, **alone):
         start_ray(ray, {**quiet, **(there if one.ray_address else here)})
         try:
             yield ray
