@@ -166,7 +166,7 @@ def can_search(
 ) -> None:
     "Say before the work, in a sentence, that a search cannot be: something is not installed, or nobody is at RAY_ADDRESS"
     if missing := [name for name in ("ray", "optuna") if not installed(name)]:
-        raise ValueError(f"a search needs Ray Tune and Optuna, and {' and '.join(missing)} is not installed: run `pip install 'mbta_ml[train]'`, or leave out --trials")
+        raise ValueError(f"a search needs Ray Tune and Optuna ({' and '.join(missing)} not installed): run `pip install '.[train]'`, or leave out --trials")
     host, _, port = one.ray_address.rpartition("://")[2].rpartition(":")
     if port.isdigit():  # else it is a word such as `auto`
         try:
