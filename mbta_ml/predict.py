@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from .config import Settings, settings
 from .etl.records import INSTANT
-from .etl.sources import add_source_arguments, atomic_path, command, parsed, read_sources, seconds_argument
+from .etl.sources import add_source_arguments, command, parsed, read_sources, seconds_argument
 from .etl.xgboost_etl import FEATURES, HORIZON_SECONDS, examples
+from .files import atomic_path
 from .registry import load_model
 
 # %% ../nbs/03_predict.ipynb #65f3f82c

@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from .config import Settings, settings
-from .registry import Run, companions, find_run, history, model_file, promote, read_json, read_lines, rollback, runs, state
+from .files import read_json, read_lines
+from .registry import Run, companions, find_run, history, model_file, promote, rollback, runs, state
 
 # %% ../nbs/02a_runs.ipynb #9ef56246
 def short_sources(
@@ -87,7 +88,7 @@ def asked_for(
     meta: dict,  # its model's sidecar, or empty
 ) -> dict[tuple[str, str], object]:  # kind and name → value
     "Everything that can make one run differ from another"
-    known = {"job", "run", "started", "model", "params", "settings", "sources", "from", "to", "asked", "fingerprint", "examples", "synthetic", "code"}
+    known = {"job", "run", "started", "model", "params", "settings", "sources", "from", "to", "fingerprint", "examples", "synthetic", "code"}
     params = {**(config.get("params") or {}), **(meta.get("params") or {}), **{k: meta[k] for k in ("rounds", "features") if k in meta}}
     data = {**{k: config.get(k) for k in ("sources", "from", "to")}, "fingerprint": str(meta.get("fingerprint", ""))[:12], "rows to learn from": (meta["rows"].get("all") if isinstance(meta.get("rows"), dict) else None)}
     code = {"git commit": str(meta.get("git_commit") or "")[:12], "python": meta.get("python"), **meta.get("packages", {})}
@@ -259,7 +260,7 @@ def shown(
     run: Run,
 ) -> str:
     "A run's settings and figures, and where they are"
-    from mbta_ml.ml.ml_utils import as_table
+    from mbta_ml.ml.ml_utils import report
 
     config, found, meta = read_json(run.experiment / "config.json"), read_json(run.experiment / "metrics.json"), _sidecar(run)
     model = model_file(run.model, run.job)
@@ -269,12 +270,7 @@ def shown(
     if model:
         facts["production"] = ", then ".join(f"{e['action']} {e['at']}" for e in history(one.production_models / f"final_best_{run.job}{model.suffix}") if e.get("run") == run.name)
     lines = [textwrap.fill(f"{name:<11} {value}", 118, subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False) for name, value in facts.items() if value]
-    if found.get("test"):
-        lines += ["", f"test part, {found.get('rows', 0):,} rows" + (" (synthetic records: this says nothing about Boston)" if found.get("synthetic") else ""), as_table(found["test"]).to_string(na_rep="–")]
-    if found.get("better_than_lookup"):
-        lines.append("model − lookup: {seconds:+.1f} s (95 % of bootstraps over trips or days: {low_seconds:+.1f} to {high_seconds:+.1f})".format(**found["better_than_lookup"]))
-    if found.get("band"):
-        lines.append("80 % band: holds {coverage:.1%}, median width {median_width_seconds:.0f} s".format(**found["band"]))
+    lines += [report(found)] if found.get("test") else []
     return "\n".join(lines)
 
 # %% ../nbs/02a_runs.ipynb #66bdd16f

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECK_SECONDS', 'PATIENCE_SECONDS', 'KEPT_OF_SIDECAR', 'DEFAULT_SERVER', 'ask_server', 'why_offline', 'start_mode',
-           'surroundings', 'set_variables', 'run_id', 'runs_kept', 'flatten', 'plain', 'of_sidecar', 'comparison',
-           'Session', 'Figures', 'Results', 'sync_command', 'send', 'Tracker', 'track']
+           'surroundings', 'run_id', 'runs_kept', 'flatten', 'plain', 'of_sidecar', 'comparison', 'Session', 'Figures',
+           'Results', 'sync_command', 'send', 'Tracker', 'track']
 
 # %% ../nbs/04_tracking.ipynb #6a453c45
 import base64
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .authenticate import NotAuthenticated, installed, wandb_key, wandb_mode
-from .config import Secret, Settings
+from .config import Secret, Settings, set_variables
 from .registry import companions
 
 # %% ../nbs/04_tracking.ipynb #f2a4a0be
@@ -94,19 +94,6 @@ def surroundings(
     return {"WANDB_DIR": str(folder), **{f"WANDB_{n.upper()}_DIR": str(where / n) for n in ("cache", "data", "config", "artifact")},
             "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true",
             **dict.fromkeys(("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE"))}
-
-
-def set_variables(
-    values: dict,  # variable → value; None: remove it
-) -> dict:  # what they were
-    "Set the process's variables"
-    before = {name: os.environ.get(name) for name in values}
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    return before
 
 # %% ../nbs/04_tracking.ipynb #2ca796f5
 def run_id(

@@ -5,14 +5,12 @@
 # %% auto #0
 __all__ = ['MANNERS', 'USER_AGENT', 'MAY_PASS', 'CHUNK', 'FOLDER', 'looks_like_dates', 'parse_dates', 'Manners', 'Again',
            'retry_after', 'ask', 'pour', 'fetch_piece', 'whole_parquet', 'sha256', 'check_pieces', 'Progress', 'Cache',
-           'locked', 'patiently', 'kept', 'read_index', 'listed_days', 'spans', 'check_listed', 'lamp_days']
+           'patiently', 'kept', 'read_index', 'listed_days', 'spans', 'check_listed', 'alone', 'lamp_days']
 
 # %% ../../nbs/etl/03c_archive.ipynb #300b5428
 import contextlib
 import csv
-import fcntl
 import hashlib
-import json
 import os
 import re
 import socket
@@ -21,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -34,6 +32,7 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..config import Settings, variable
+from ..files import locked, read_json, write_json
 
 # %% ../../nbs/etl/03c_archive.ipynb #5ec35f36
 def looks_like_dates(
@@ -126,20 +125,6 @@ def ask(
 CHUNK = 1 << 16
 
 
-def _read_json(path: Path) -> dict:
-    "A small file of ours; one that is damaged counts as absent"
-    with contextlib.suppress(OSError, ValueError):
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return read if isinstance(read, dict) else {}
-    return {}
-
-
-def _write_json(path: Path, value: dict) -> None:
-    made = path.with_name(path.name + ".new")
-    made.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(made, path)
-
-
 def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
@@ -194,7 +179,7 @@ def fetch_piece(
     stamp=None,  # what makes a file old, as it is now; kept in the note
 ) -> dict | None:  # the note of the complete file; None: nothing changed since `held_etag`
     "One request that begins `part` or goes on with it; `Again` while it is not complete"
-    note = _read_json(_note(part))
+    note = read_json(_note(part))
     before = part.stat().st_size if part.exists() else 0
     have = before if note.get("etag") else 0
     complete = have > 0 and have == note.get("size")
@@ -205,7 +190,7 @@ def fetch_piece(
         if answer.status == 304:
             return {**note, "stamp": stamp} if complete else None
         note = _continued(answer, url, part, have, note)
-        _write_json(_note(part), {**note, "stamp": stamp})
+        write_json(_note(part), {**note, "stamp": stamp})
         trouble = pour(answer, part, manners, count)
     size = part.stat().st_size
     if trouble or note["size"] not in (None, size):
@@ -285,14 +270,14 @@ class Cache:
 
     def __init__(self, one: Settings, manners: Manners, progress: Progress):
         self.folder, self.address, self.manners, self.progress = one.data / "lamp", one.lamp_address.rstrip("/"), manners, progress
-        self.manifest = _read_json(self.folder / "manifest.json")
+        self.manifest = read_json(self.folder / "manifest.json")
         self.guard, self.stop, self.not_before = threading.Lock(), threading.Event(), 0.0
 
     def enter(self, path: Path, **entry):
         "Write what is known of a file into the manifest"
         with self.guard:
             self.manifest[str(path.relative_to(self.folder))] = entry
-            _write_json(self.folder / "manifest.json", self.manifest)
+            write_json(self.folder / "manifest.json", self.manifest)
 
     def entry(self, path: Path) -> dict | None:
         "What the manifest says of a file that is there and whole"
@@ -304,31 +289,6 @@ class Cache:
         if self.stop.is_set():
             raise InterruptedError("stopped")
         self.progress.add(fetched=size)
-
-# %% ../../nbs/etl/03c_archive.ipynb #f6971852
-@contextlib.contextmanager
-def locked(
-    folder: Path,  # made if it is not there
-    manners: Manners,
-    say: Callable,
-) -> Iterator[None]:
-    "Keep other processes out of `folder`; says so when it has to wait"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
-        started = told = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                now = time.monotonic()
-                if now - started > manners.lock_seconds:
-                    raise TimeoutError(f"another process has been filling {folder} for {now - started:.0f} s; wait for it to end, or stop it") from None
-                if told == started or now - told > 30:
-                    say(f"another process fills {folder}; waiting for it")
-                    told = now
-                time.sleep(0.1)
-        yield
 
 # %% ../../nbs/etl/03c_archive.ipynb #88cb901d
 def patiently(
@@ -425,7 +385,7 @@ def listed_days(
     stamp = asked if 0 <= time.time() - asked < cache.manners.fresh_seconds else time.time()
     return read_index(kept(cache, f"{cache.address}/{FOLDER}/index.csv", path, lambda part: read_index(part) and part, stamp))
 
-
+# %% ../../nbs/etl/03c_archive.ipynb #e9320cf5
 def spans(
     dates,  # in order
 ) -> str:
@@ -461,6 +421,15 @@ def _all(cache: Cache, jobs: list) -> list:
     return [done.result() for done in running]
 
 
+def alone(
+    one: Settings,
+    manners: Manners,
+    progress: Progress,
+):  # a context manager
+    "Keep other processes out of the cache; says so when it has to wait"
+    return locked(one.data / "lamp" / ".lock", str(one.data / "lamp"), manners.lock_seconds, progress.say)
+
+# %% ../../nbs/etl/03c_archive.ipynb #1e52494c
 def lamp_days(
     first: date,
     last: date,  # included
@@ -470,7 +439,7 @@ def lamp_days(
 ) -> list[Path]:  # a file a day, in order, below `data/lamp/`
     "The archive's day files from `first` to `last`, fetched where they are not here yet"
     progress = Progress(say)
-    with locked(one.data / "lamp", manners, progress.say):
+    with alone(one, manners, progress):
         cache = Cache(one, manners, progress)
         wanted = [first + timedelta(days=i) for i in range((last - first).days + 1)]
         listed = listed_days(cache)

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..config import Settings
-from .archive import MANNERS, Cache, Manners, Progress, kept, locked
+from .archive import MANNERS, Cache, Manners, Progress, alone, kept
 from .records import INSTANT, service_midnight
 from .stop_event_sql import connect
 
@@ -105,6 +105,8 @@ with service as (
 select day.date, day.service_date, day.midnight, trips.* exclude (gtfs_active_date, gtfs_end_date)
 from service join day using (date) join trips on trips.service_id = service.service_id and {ACTIVE}
 """
+
+# %% ../../nbs/etl/03d_archive_timetable.ipynb #8808aba5
 _MILLIS = "(1000 * (midnight + list_sum(list_transform(split({}, ':'), lambda part, i: part::bigint * [3600, 60, 1][i]))))::bigint"
 TABLES = {
     "schedule": f"""
@@ -123,7 +125,7 @@ TABLES = {
         from stops qualify row_number() over (partition by stop_id order by gtfs_end_date desc, gtfs_active_date desc) = 1 order by id""",
 }
 
-
+# %% ../../nbs/etl/03d_archive_timetable.ipynb #10cb02ff
 def tables_in_force(
     dates: list,  # service dates, each once
     found: list,  # of `picked`, a year each
@@ -170,7 +172,7 @@ def archive_timetable(
     "The timetables that were in force on `dates`, as the tables of the V3 API"
     dates, progress = sorted(set(dates)), Progress(say)
     years = sorted({d.year for d in dates})
-    with locked(one.data / "lamp", manners, progress.say):
+    with alone(one, manners, progress):
         cache, progress.files, found = Cache(one, manners, progress), len(years), []
         for year in years:
             of_year = [d for d in dates if d.year == year]

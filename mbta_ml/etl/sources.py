@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'INTERRUPTED', 'read_source', 'read_sources', 'instant', 'seconds_argument', 'add_source_arguments', 'parsed',
-           'command', 'atomic_path']
+           'command']
 
 # %% ../../nbs/etl/04_sources.ipynb #859dd819
 import argparse
-import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import duckdb
@@ -81,7 +79,7 @@ def seconds_argument(
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds, at least 1")
     return int(text)
 
-
+# %% ../../nbs/etl/04_sources.ipynb #532a468b
 def add_source_arguments(
     parser: argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:  # the same
@@ -124,27 +122,3 @@ def command(
         if "interrupted" not in str(error):  # DuckDB's word for Ctrl-C in a query
             raise
         sys.exit(INTERRUPTED)
-
-# %% ../../nbs/etl/04_sources.ipynb #71aab435
-@contextlib.contextmanager
-def atomic_path(
-    path: Path,  # where the file shall be; its folder is made
-):  # yields the path to write to
-    "Write to another name in the same folder; rename when done, remove on failure"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    "The process's file mode mask, which can only be read by setting it"
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -23,7 +23,8 @@ from ..config import Settings, settings
 from .gtfs_realtime import with_official
 from .past import PAST, connect, gather
 from .records import INSTANT, Records, service_midnight
-from .sources import add_source_arguments, atomic_path, command, parsed, read_sources, seconds_argument
+from .sources import add_source_arguments, command, parsed, read_sources, seconds_argument
+from ..files import atomic_path
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #63945ce2
 SILENCE_SECONDS = 1800
@@ -267,7 +268,7 @@ def to_examples(
     numbers = ["travel_seconds", "schedule_seconds", "persistence_seconds", "low_seconds", "high_seconds"] + [n for n in FEATURES if n not in IDENTITY]
     return pa.table(columns | {n: table[n].cast(pa.float32()) for n in numbers})
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #672c6b86
 def examples(
     records: list[Records],  # the sources
     memory: pa.Table | None = None,  # stop events that a model remembers: the past of a source that starts cold

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'MBTA_BINS', 'TRANSIT_BINS', 'MODES', 'SLICES', 'GREYS', 'guesses', 'mbta_bins', 'transit_score',
-           'errors', 'judged', 'compare', 'as_table', 'difference', 'band', 'by_slice', 'plot_by_horizon',
+           'errors', 'judged', 'compare', 'as_table', 'difference', 'band', 'report', 'by_slice', 'plot_by_horizon',
            'plot_tolerances', 'plot_by_slice']
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #c249a47c
@@ -125,6 +125,21 @@ def band(
     rows = judged(frame)
     actual = frame["travel_seconds"].to_numpy(np.float64)
     return {"coverage": float(((actual >= low) & (actual <= high))[rows].mean()), "median_width_seconds": float(np.median((high - low)[rows]))}
+
+# %% ../../nbs/ml/00_ml_utils.ipynb #84278684
+def report(
+    found: dict,  # `metrics.json`
+) -> str:
+    "What a person reads at the end of a run"
+    better, held = found.get("better_than_lookup"), found.get("band")
+    lines = ["", f"test part, {found['rows']:,} rows" + (" (synthetic records: this says nothing about Boston)" if found["synthetic"] else ""), as_table(found["test"]).to_string(na_rep="–")]
+    if better:
+        lines.append(f"model − lookup: {better['seconds']:+.1f} s (95 % of bootstraps over trips or days: {better['low_seconds']:+.1f} to {better['high_seconds']:+.1f})")
+    if held:
+        lines.append(f"80 % band: holds {held['coverage']:.1%}, median width {held['median_width_seconds']:.0f} s")
+    if "added" in found:
+        lines += ["added trips apart:", as_table(found["added"]).to_string(na_rep="–")]
+    return "\n".join(lines)
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #73c197cc
 MODES = {0: "light rail", 1: "subway", 2: "commuter rail", 3: "bus", 4: "ferry"}

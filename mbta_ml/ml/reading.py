@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..etl.records import BOSTON
-from ..etl.sources import atomic_path
+from ..files import atomic_path
 from ..etl.xgboost_etl import FEATURES, HORIZON_SECONDS
 from .ml_utils import as_table, by_slice, judged, plot_by_horizon, plot_by_slice, plot_tolerances
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNGS', 'BEST_SHARE', 'FEWEST', 'QUIET', 'ATTEMPTS', 'Trial', 'best_of', 'read_trials', 'Range', 'distributions',
-           'study', 'suggest', 'reached', 'halted', 'share_out', 'environment', 'can_search', 'start_ray',
-           'ray_running', 'trainable', 'Course', 'ended', 'guided', 'table_line', 'search', 'tune_trials',
+           'study', 'suggest', 'reached', 'halted', 'share_out', 'can_search', 'start_ray', 'ray_running', 'trainable',
+           'Course', 'begin', 'heard', 'ended', 'guide_of', 'halving_of', 'table_line', 'search', 'tune_trials',
            'plot_trials', 'importances', 'plot_parameters']
 
 # %% ../../nbs/ml/01_search.ipynb #18d133fe
@@ -13,7 +13,6 @@ import contextlib
 import importlib
 import logging
 import math
-import os
 import shutil
 import socket
 import tempfile
@@ -25,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from ..authenticate import installed
-from ..config import Settings
-from ..registry import append_line, read_lines
+from ..config import Settings, set_variables
+from ..files import append_line, read_lines
 
 # %% ../../nbs/ml/01_search.ipynb #0708a5c5
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def distributions(
     of = optuna.distributions
     return {name: of.CategoricalDistribution(r) if isinstance(r, tuple) else of.IntDistribution(int(r.low), int(r.high), log=r.log) if r.whole else of.FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
 
-
+# %% ../../nbs/ml/01_search.ipynb #feb2756f
 def study(
     space: dict,
     trials: list[Trial],
@@ -143,24 +142,10 @@ def share_out(
     return at_once, max(1, threads // at_once)
 
 # %% ../../nbs/ml/01_search.ipynb #ad89be5c
-@contextlib.contextmanager
-def environment(
-    **variables: str,
-):
-    "Set environment variables for a while"
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "3600",
          "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
-
+# %% ../../nbs/ml/01_search.ipynb #acaaf800
 def can_search(
     one: Settings,
 ) -> None:
@@ -174,7 +159,7 @@ def can_search(
         except OSError as error:
             raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {one.ray_address} ({error}); start it, or unset RAY_ADDRESS to search on this machine") from None
 
-
+# %% ../../nbs/ml/01_search.ipynb #a7fb2520
 def start_ray(
     ray,  # the module
     how: dict,  # arguments of `ray.init`
@@ -191,7 +176,7 @@ def start_ray(
                 where = "" if how.get("address", "local") == "local" else f" at RAY_ADDRESS {how['address']}"
                 raise ValueError(f"Ray does not start{where}: {(str(error) or repr(error)).splitlines()[0]}") from None
 
-
+# %% ../../nbs/ml/01_search.ipynb #a18c7635
 @contextlib.contextmanager
 def ray_running(
     one: Settings,
@@ -209,12 +194,13 @@ def ray_running(
     here = {"address": "local", "num_cpus": cpus, "object_store_memory": max(100 << 20, 2 * data_bytes), "_temp_dir": f"{short}/ray"}
     there = {"address": one.ray_address, "runtime_env": {"py_modules": [importlib.import_module("mbta_ml")]}}
     alone = {} if one.ray_address else {"RAY_AUTH_MODE": "disabled"}  # a cluster knows who may come; on this machine nobody else does
-    with environment(**QUIET, **alone):
+    before = set_variables({**QUIET, **alone})
+    try:
         start_ray(ray, {**quiet, **(there if one.ray_address else here)})
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+        yield ray
+    finally:
+        ray.shutdown()
+        set_variables(before)
 
 # %% ../../nbs/ml/01_search.ipynb #8cd225bb
 def trainable(
@@ -276,24 +262,32 @@ class Course:
         wanted = range(number - self.at_once + 1)
         return [self.done[n] for n in wanted] if all(n in self.done for n in wanted) else None
 
-    def begin(self) -> tuple[int, dict] | None:
-        "The next trial; None while it has to wait"
-        known = self.known(self.todo[0])
-        if known is None:
-            return None
-        number = self.todo.pop(0)
-        params = suggest(self.space, self.first, known, self.seed, number)
-        self.running[number] = [params, [], 0, time.monotonic()]
-        return number, params
-
-    def heard(self, number: int, rounds: int, error: float, best: int) -> None:
-        "A trial reports"
-        running = self.running[number]
-        if not running[1] or running[1][-1][0] < rounds:
-            running[1].append((int(rounds), float(error)))
-            running[2] = int(best)
-
 # %% ../../nbs/ml/01_search.ipynb #804481b8
+def begin(
+    course: Course,
+) -> tuple[int, dict] | None:  # number and parameters; None while it has to wait
+    "The next trial"
+    known = course.known(course.todo[0])
+    if known is None:
+        return None
+    number = course.todo.pop(0)
+    params = suggest(course.space, course.first, known, course.seed, number)
+    course.running[number] = [params, [], 0, time.monotonic()]
+    return number, params
+
+
+def heard(
+    course: Course,
+    number: int,
+    result: dict,  # `rounds`, `error` in seconds, `best`: the round of the least error; without them a trial that failed
+) -> None:
+    "A trial reports"
+    running = course.running[number]
+    if "rounds" in result and (not running[1] or running[1][-1][0] < result["rounds"]):
+        running[1].append((int(result["rounds"]), float(result["error"])))
+        running[2] = int(result["best"])
+
+# %% ../../nbs/ml/01_search.ipynb #b72ff1f9
 def ended(
     course: Course,
     number: int,
@@ -302,7 +296,7 @@ def ended(
 ) -> None:
     "Write a trial down; not one that was cut short because the time is up, and one whose process was lost is tried again"
     params, curve, best, began = course.running.pop(number)
-    if course.over() and number in course.stopped and not halted(tuple(curve), course.known(number) or []):
+    if course.over() and number in course.stopped and not halted(tuple(curve), course.known(number)):
         return
     if lost:
         course.lost[number] = course.lost.get(number, 0) + 1
@@ -317,49 +311,51 @@ def ended(
     course.done[number] = trial
     course.tell(trial, course.done)
 
-# %% ../../nbs/ml/01_search.ipynb #b72ff1f9
-def guided(
+# %% ../../nbs/ml/01_search.ipynb #843b0160
+def guide_of(
     course: Course,
-):  # a Searcher and a TrialScheduler of Ray Tune
-    "What Ray Tune asks: which trial is next, and who is stopped"
-    from ray.tune.schedulers import FIFOScheduler
+):  # a Searcher of Ray Tune
+    "Tells Ray which trial is next, and hears how each ended"
     from ray.tune.search import Searcher
-    names = {}  # Ray's trial id → our number
+    numbers = {}  # Ray's trial id → our number
 
     class Guide(Searcher):
         def suggest(self, trial_id):
             if not course.todo or course.over():
                 return self.FINISHED
-            if (begun := course.begin()) is None:
+            if (begun := begin(course)) is None:
                 return None
-            names[trial_id] = begun[0]
+            numbers[trial_id] = begun[0]
             return {"number": begun[0], "params": begun[1]}
 
-        def on_trial_result(self, trial_id, result):
-            pass  # the scheduler hears it first
-
         def on_trial_complete(self, trial_id, result=None, error=False):
-            result = result or {}
-            if "rounds" in result:
-                course.heard(names[trial_id], result["rounds"], result["error"], result["best"])
-            ended(course, names[trial_id], result.get("failure", ""), lost=error)
+            heard(course, numbers[trial_id], result or {})
+            ended(course, numbers[trial_id], (result or {}).get("failure", ""), lost=error)
 
         def save(self, checkpoint_path):
             pass  # the journal is all there is to keep
 
         restore = save
 
+    return Guide(metric="error", mode="min")
+
+# %% ../../nbs/ml/01_search.ipynb #ca6addf3
+def halving_of(
+    course: Course,
+):  # a TrialScheduler of Ray Tune
+    "Tells Ray who is stopped"
+    from ray.tune.schedulers import FIFOScheduler
+
     class Halving(FIFOScheduler):
         def on_trial_result(self, controller, trial, result):
             number = trial.config["number"]
-            if "rounds" in result:
-                course.heard(number, result["rounds"], result["error"], result["best"])
+            heard(course, number, result)
             if course.over() or halted(tuple(course.running[number][1]), course.known(number)):
                 course.stopped.add(number)
                 return self.STOP
             return self.CONTINUE
 
-    return Guide(metric="error", mode="min"), Halving()
+    return Halving()
 
 # %% ../../nbs/ml/01_search.ipynb #9ae10006
 def table_line(
@@ -406,7 +402,7 @@ def search(
             tune_trials(ray, work, data, course, folder / "ray", threads)
     return read_trials(path)
 
-
+# %% ../../nbs/ml/01_search.ipynb #e3454b9c
 def tune_trials(
     ray,  # the module, started
     work: type,  # see `trainable`
@@ -417,17 +413,17 @@ def tune_trials(
 ) -> None:
     "Let Ray Tune run what is still to do"
     from ray import tune
-    guide, halving = guided(course)
     shutil.rmtree(scratch, ignore_errors=True)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the journal says what failed
-    with environment(**QUIET):
+    before = set_variables(QUIET)
+    try:
         tuner = tune.Tuner(tune.with_resources(trainable(work, ray.put(data), threads), {"cpu": threads}),
-                           tune_config=tune.TuneConfig(search_alg=guide, scheduler=halving, num_samples=-1, max_concurrent_trials=course.at_once, reuse_actors=True),
+                           tune_config=tune.TuneConfig(search_alg=guide_of(course), scheduler=halving_of(course), num_samples=-1, max_concurrent_trials=course.at_once, reuse_actors=True),
                            run_config=tune.RunConfig(storage_path=str(scratch.parent.resolve()), name=scratch.name, verbose=0, progress_reporter=tune.CLIReporter(max_report_frequency=10**6), checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)))
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        tuner.fit()
+    finally:
+        set_variables(before)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 # %% ../../nbs/ml/01_search.ipynb #9cd1e24f
 def plot_trials(
@@ -451,7 +447,7 @@ def plot_trials(
     ax.grid(alpha=0.25)
     return fig
 
-
+# %% ../../nbs/ml/01_search.ipynb #df86d1a3
 def importances(
     space: dict,
     trials: list[Trial],
@@ -464,7 +460,7 @@ def importances(
         return optuna.importance.get_param_importances(study(space, trials), evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25))
     return {}
 
-
+# %% ../../nbs/ml/01_search.ipynb #4bb97bc7
 def plot_parameters(
     space: dict,
     trials: list[Trial],

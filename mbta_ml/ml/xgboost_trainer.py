@@ -35,7 +35,7 @@ MOST_ROUNDS = 300
 OBJECTIVES = ("reg:absoluteerror", "reg:pseudohubererror", "reg:squarederror")  # losses of a deviation that may be negative
 PATIENCE = 30  # rounds without a better validation error
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #5636bc64
 NUMBERS = {  # name → whole, least, most
     "rounds": (True, 1, 10_000), "max_depth": (True, 0, 16), "max_leaves": (True, 0, 4096), "max_bin": (True, 2, 1024), "eta": (False, 1e-4, 1), "min_child_weight": (False, 0, 1e6),
     "subsample": (False, 0.01, 1), "colsample_bytree": (False, 0.01, 1), "colsample_bylevel": (False, 0.01, 1), "colsample_bynode": (False, 0.01, 1),
@@ -61,7 +61,7 @@ def checked_param(
         raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
     return int(value) if whole else float(value)
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #83101b00
 def read_params(
     path: Path,  # JSON: XGBoost's parameters by name, and `rounds`, the most of them
 ) -> dict:
@@ -107,7 +107,7 @@ class Fit:
     rounds: int
     curves: dict  # part → mean absolute error in seconds, by round
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #4a889f8f
 def arrays(
     frame: pd.DataFrame,  # examples with an arrival
     features: list[str],
@@ -121,13 +121,14 @@ def rows_of(
     part: dict[str, np.ndarray],  # as from `arrays`
     features: list[str],
     like: "xgb.QuantileDMatrix | None" = None,  # rows that are watched take the bins of those that are fitted, and no weights
-    max_bin: int = 256,
+    *,
+    max_bin: int,
 ) -> "xgb.QuantileDMatrix":
     "Rows as XGBoost takes them"
     import xgboost as xgb
     return xgb.QuantileDMatrix(part["x"], part["y"], weight=part["weight"] if like is None else None, ref=like, feature_names=features, max_bin=max_bin)
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #24a69d3f
 def told(
     params: dict,
 ) -> dict:
@@ -148,7 +149,7 @@ def fit(
     if validation is None:
         return Fit(xgb.train(told(params), rows, rounds, verbose_eval=False), rounds, {})
     some = train.iloc[:: max(1, len(train) // 20_000)]
-    watch = [(rows_of(arrays(part, features), features, rows, params["max_bin"]), name) for name, part in (("train", some), ("validation", validation))]
+    watch = [(rows_of(arrays(part, features), features, rows, max_bin=params["max_bin"]), name) for name, part in (("train", some), ("validation", validation))]
     curves = {}
     booster = xgb.train(told(params), rows, rounds, evals=watch, evals_result=curves, verbose_eval=False, early_stopping_rounds=PATIENCE)
     best = booster.best_iteration + 1
@@ -167,7 +168,7 @@ class Boosting:
     ):
         train, validation = ({name: data[f"{part}/{name}"] for name in ("x", "y", "weight")} for part in ("train", "validation"))
         self.rows = rows_of(train, data["features"], max_bin=data["params"]["max_bin"])
-        self.validation = rows_of(validation, data["features"], self.rows, data["params"]["max_bin"])
+        self.validation = rows_of(validation, data["features"], self.rows, max_bin=data["params"]["max_bin"])
         self.params, self.rounds = data["params"], data["rounds"]
 
     def trial(
@@ -188,7 +189,7 @@ class Boosting:
             if since >= PATIENCE:
                 return
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #d6efb23d
 def shared(
     train: pd.DataFrame,
     validation: pd.DataFrame,
@@ -219,7 +220,7 @@ def train(
     judged_model = replace(plain, booster=before.booster, residuals=residuals)
     return Trained(replace(judged_model, booster=last.booster), judged_model, bytes(last.booster.save_raw("json")), "json", params, first.rounds, rounds, first.curves, time.monotonic() - began, **about)
 
-
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #f97777d5
 def base_params(
     asked: Asked,
 ) -> dict:
