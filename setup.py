@@ -9,8 +9,8 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "dl", "dev")}
-extras["dev"] += extras["train"]  # the tests search and track
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "dev")}
+extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"]  # the tests use all of them
 
 setup(
     name=cfg["lib_name"],

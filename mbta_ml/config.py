@@ -71,6 +71,10 @@ class Settings(Folders):
     gcp_credentials: Path | None = None  # a service-account file; None: Application Default Credentials
     gcp_metadata_host: str = "169.254.169.254"  # who hands out credentials on a Google Cloud machine
     bigquery_dataset: str = "mbta"  # the dataset that holds the four tables
+    bigquery_address: str = ""  # another server than Google's, such as an emulator's; BigQuery's client reads it, too
+    bigquery_max_bytes: int = 100_000_000_000  # a query that would scan more is refused; at $6.25 a TiB these cost 57 cents
+    bigquery_timeout_seconds: int = 600  # for one query, all tries together
+    bigquery_past_days: int = 28  # read before --from, so that what is usual is known there
     table_vehicle: str = "vehicle"  # the names of the four tables in a dataset
     table_trip: str = "trip"
     table_stop: str = "stop"
@@ -95,7 +99,7 @@ class Settings(Folders):
 
 # %% ../nbs/00_config.ipynb #7682f6d4
 KNOWN_NAMES = {"gcp_project": "GOOGLE_CLOUD_PROJECT", "gcp_credentials": "GOOGLE_APPLICATION_CREDENTIALS",
-               "gcp_metadata_host": "GCE_METADATA_HOST", "visible_gpus": "CUDA_VISIBLE_DEVICES",
+               "gcp_metadata_host": "GCE_METADATA_HOST", "visible_gpus": "CUDA_VISIBLE_DEVICES", "bigquery_address": "BIGQUERY_EMULATOR_HOST",
                "ray_address": "RAY_ADDRESS", "wandb_project": "WANDB_PROJECT", "wandb_base_url": "WANDB_BASE_URL", "wandb_mode": "WANDB_MODE",
                "wandb_api_key": "WANDB_API_KEY"}
 
@@ -119,8 +123,8 @@ def parse_setting(
         return int(text)
     if name == "wandb_mode" and text not in ("online", "offline", "disabled"):
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
-    if name in ("wandb_base_url", "lamp_address") and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
-        raise ValueError(f"{variable(name)} is {text!r}; expected an address such as {getattr(Settings, name)}")
+    if name in ("wandb_base_url", "lamp_address", "bigquery_address") and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+        raise ValueError(f"{variable(name)} is {text!r}; expected an address such as {getattr(Settings, name) or 'http://localhost:9050'}")
     if name.startswith(("table_", "bigquery_")) and not re.fullmatch(r"[A-Za-z_]\w*", text):
         raise ValueError(f"{variable(name)} is {text!r}; expected a name of letters, digits and underscores")
     return kind(text) if kind in (str, Secret) else text if name == "visible_gpus" else Path(text).expanduser()

@@ -189,7 +189,7 @@ def provenance(
     "Git commit (None outside a checkout), Python and the versions of what computes"
     asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent if "__file__" in globals() else None, capture_output=True, text=True) if shutil.which("git") and not revision else None
     versions = {}
-    for package in ("mbta_ml", "xgboost", "xgboost-cpu", "ray", "optuna", "duckdb", "pyarrow", "pandas", "numpy"):
+    for package in ("mbta_ml", "xgboost", "xgboost-cpu", "torch", "onnx", "onnxruntime", "ray", "optuna", "duckdb", "pyarrow", "pandas", "numpy"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -209,7 +209,8 @@ def model_file(
     name: str,  # without suffix
 ) -> Path | None:  # None: there is none
     "The model of that name, whatever its format"
-    return next((p for p in sorted(folder.glob(f"{name}.*")) if p not in companions(p)), None)
+    beside = companions(folder / f"{name}.model")
+    return next((p for p in sorted(folder.glob(f"{name}.*")) if p not in beside), None)
 
 
 def save_model(

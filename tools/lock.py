@@ -2,9 +2,9 @@
 """Write the lock files of Dockerfile.training: every package with its exact version and the hashes of its wheels.
 
 `python tools/lock.py` asks pip to resolve what settings.ini asks for, anew, and writes requirements/:
-  training.txt  the package's own requirements and the extra `train`, without XGBoost
+  training.txt  the package's own requirements and the extras `train` and `gcp`, without XGBoost
   cpu.txt       XGBoost without CUDA;  gpu.txt  the build with CUDA, and NCCL
-  dl.txt        what the extra `dl` adds: PyTorch's CPU build
+  dl.txt        what the extra `dl` adds: PyTorch's CPU build and ONNX
   build.txt     what builds the package
 `python tools/lock.py --check` only says whether they were made from what settings.ini says now; it needs no network.
 
@@ -43,9 +43,9 @@ def asked() -> dict[str, list[str]]:
     "What the project asks for, by group"
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    own, train, dl = (shlex.split(config["DEFAULT"][name]) for name in ("requirements", "train_requirements", "dl_requirements"))
+    own, train, gcp, dl = (shlex.split(config["DEFAULT"][name]) for name in ("requirements", "train_requirements", "gcp_requirements", "dl_requirements"))
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
-    return {"training": own + train, "dl": dl + [f"torch=={TORCH}"], "build": build}
+    return {"training": own + train + gcp, "dl": dl + [f"torch=={TORCH}"], "build": build}
 
 
 def fingerprint(groups: dict[str, list[str]]) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_FORCE', 'OF_TYPES', 'QUERIES', 'TEXTS', 'ACTIVE', 'RUNNING', 'TABLES', 'unpacked', 'picked', 'tables_in_force',
-           'year_database', 'archive_timetable']
+           'year_database', 'archive_timetable', 'with_archive_timetable']
 
 # %% ../../nbs/etl/03d_archive_timetable.ipynb #fc6eb8b3
 import contextlib
@@ -16,6 +16,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +25,8 @@ import pyarrow as pa
 
 from ..config import Settings
 from .archive import MANNERS, Cache, Manners, Progress, alone, kept
-from .records import INSTANT, service_midnight
+from .gtfs_static import UNDER, _match, database
+from .records import INSTANT, TIMETABLE, Records, checked, service_midnight, to_schema
 from .stop_event_sql import connect
 
 # %% ../../nbs/etl/03d_archive_timetable.ipynb #f52d3c16
@@ -181,3 +183,22 @@ def archive_timetable(
         if progress.fetched:
             progress.say(str(progress))
     return tables_in_force(dates, found, f"{cache.address}/gtfs_archive")
+
+# %% ../../nbs/etl/03d_archive_timetable.ipynb #09919b7f
+def with_archive_timetable(
+    records: Records,  # of any source whose trip ids are the MBTA's
+    one: Settings,
+    say: Callable | None = None,  # takes a line; None: standard error
+    manners: Manners = MANNERS,
+) -> Records:  # the same stop events, with the scheduled times of the timetable that was in force
+    "Put the archive's timetable under the records of a source, and print how many trips it knows"
+    events = records.stop_events
+    found = archive_timetable(events["service_date"].unique().to_pylist(), one, say, manners=manners)
+    with database() as con:
+        for name, table in {"events": events.append_column("row", pa.array(range(len(events)))), "held": records.timetable, "schedule": found["schedule"], "stop": found["stop"]}.items():
+            con.register(name, table)
+        for name, query in UNDER.items():
+            con.execute(f"CREATE TABLE {name} AS {query}")
+        print(_match(con, Path("archive")))
+        scheduled, timetable = (con.sql(f"FROM {name}").to_arrow_table() for name in ("scheduled", "timetable"))
+    return replace(records, stop_events=checked(scheduled, records.source), timetable=to_schema(timetable, TIMETABLE))

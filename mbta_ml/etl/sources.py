@@ -17,45 +17,60 @@ import pandas as pd
 
 from ..config import Settings
 from .archive import lamp_days, looks_like_dates, parse_dates
-from .gcp_dataloader import read_tables
+from .archive_timetable import with_archive_timetable
+from .bigquery import read_bigquery
+from .extract import read_extract
 from .gtfs_realtime import read_gtfs_rt
 from .gtfs_static import with_timetable
 from .public_feeds import read_bus, read_lamp
 from .records import Records
 from .sample import ensure_sample
+from .tables import read_tables
 
 # %% ../../nbs/etl/04_sources.ipynb #d4734ec8
-KINDS = "sample, duckdb:FILE, lamp:GLOB, lamp:DATES, bus:GLOB, gtfs_rt:DIR"
+KINDS = "sample, bigquery:PROJECT.DATASET, duckdb:FILE, lamp:DATES, lamp:GLOB, bus:GLOB, gtfs_rt:DIR, stop_events:PATH"
 
 
 def read_source(
     uri: str,  # see `KINDS`
     one: Settings,
     to: pd.Timestamp | None = None,  # cut here
+    start: pd.Timestamp | None = None,  # what is made earlier is past
+    quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
 ) -> Records:
     "Read one source as it stood at `to`"
     kind, _, where = uri.partition(":")
     if kind == "sample" and not where:
-        return read_tables(ensure_sample(one), one, to, uri)
-    readers = {"duckdb": lambda: read_tables(Path(where).expanduser(), one, to, uri), "bus": lambda: read_bus(where, to), "gtfs_rt": lambda: read_gtfs_rt(where, to),
-               "lamp": lambda: read_lamp(lamp_days(*parse_dates(where), one) if looks_like_dates(where) else where, to, uri)}
+        return read_tables(ensure_sample(one), one, to, uri, quarantine=quarantine)
+    readers = {
+        "bigquery": lambda: read_bigquery(where, one, start, to, uri),
+        "duckdb": lambda: read_tables(Path(where).expanduser(), one, to, uri, quarantine=quarantine),
+        "lamp": lambda: read_lamp(lamp_days(*parse_dates(where), one) if looks_like_dates(where) else where, to, uri, quarantine),
+        "bus": lambda: read_bus(where, to, quarantine),
+        "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine),
+        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri),
+    }
     if kind not in readers or not where:
         raise ValueError(f"--source {uri!r} is not a source; expected one of {KINDS}")
     return readers[kind]()
 
-
+# %% ../../nbs/etl/04_sources.ipynb #5c6f262c
 def read_sources(
     uris: list[str] | None,  # None: the sample
     one: Settings,
     to: pd.Timestamp | None = None,
-    timetable: Path | None = None,  # a GTFS zip with the scheduled times of all of them; None: what each says itself
+    timetable: Path | None = None,  # a GTFS zip with the scheduled times of all of them, or the word `archive`; None: what each says itself
+    start: pd.Timestamp | None = None,
+    quarantine: Path | None = None,
 ) -> list[Records]:
     "Read several sources; one that holds no stop event is an error"
-    found = [read_source(uri, one, to) for uri in uris or ["sample"]]
+    found = [read_source(uri, one, to, start, quarantine) for uri in uris or ["sample"]]
     for uri, records in zip(uris or ["sample"], found):
         if not records.stop_events.num_rows:
             raise ValueError(f"--source {uri} holds no stop event{f' recorded before {to.isoformat()}' if to else ''}; nothing can be learned or predicted from it")
-    return found if timetable is None else [with_timetable(records, timetable) for records in found]
+    if timetable is None:
+        return found
+    return [with_archive_timetable(records, one) if str(timetable) == "archive" else with_timetable(records, timetable) for records in found]
 
 # %% ../../nbs/etl/04_sources.ipynb #eb94f3d5
 def instant(
@@ -83,9 +98,10 @@ def seconds_argument(
 def add_source_arguments(
     parser: argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:  # the same
-    "Add `--source`, `--timetable`, `--from` and `--to`"
+    "Add `--source`, `--timetable`, `--quarantine`, `--from` and `--to`"
     parser.add_argument("--source", action="append", metavar="URI", help=f"where records come from: {KINDS}; may be repeated (default: sample)")
-    parser.add_argument("--timetable", type=Path, metavar="FILE", help="a GTFS zip with the scheduled times (default: what the source says itself)")
+    parser.add_argument("--timetable", type=Path, metavar="FILE", help="a GTFS zip with the scheduled times, or the word archive for the MBTA's archive of timetables (default: what the source says itself)")
+    parser.add_argument("--quarantine", type=Path, metavar="FILE", help="move rows that break a contract into this Parquet file and go on (default: they are an error)")
     parser.add_argument("--from", dest="start", type=instant, metavar="ISO", help="keep what is made from this instant on; earlier records still count as the past")
     parser.add_argument("--to", type=instant, metavar="ISO", help="cut the source here: nothing recorded from this instant on is used")
     return parser

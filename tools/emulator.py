@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Run the stop-event SQL through Google's BigQuery client on an emulator, and compare with DuckDB.
+
+`python tools/emulator.py` makes an environment of its own in a temporary folder (about 600 MB), installs bqemulator into it,
+starts it on a free port of this machine, loads the four tables of a small sample, and asks for every frame: each column has
+to equal DuckDB's, row for row. Then it asks every literal case of mbta_ml.etl.sql_meaning, whose answers are BigQuery's
+manual's. One line each; exit code 0 or 1. Where the environment can't be installed it says "skipped: …" and ends with 0.
+
+The emulator is not BigQuery: it translates to DuckDB, as we do, with a translation of its own. It tells whether the text is
+accepted, whether Google's client reads the answers as we mean them, and where the two translations part.
+"""
+import asyncio
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from datetime import date
+from pathlib import Path
+
+PACKAGES = ["bqemulator>=1.4,<2", "duckdb==1.5.5", "duckdb-extension-spatial==1.5.5", "numpy", "google-cloud-bigquery>=3.40,<4", "pyarrow>=20"]
+START, DAYS = date(2024, 3, 9), 2  # the night on which Boston's clocks change lies between
+CUT = "2024-03-10 16:00:00+00:00"  # stop events are asked for a second time as they were known then
+INSTALL_SECONDS, ASK_SECONDS = 300, 300  # far more than they take, so that a busy machine is no failure
+TYPES = {"string": "STRING", "int32": "INT64", "double": "FLOAT64", "bool": "BOOL", "timestamp[us, tz=UTC]": "TIMESTAMP"}
+
+
+# Inside the environment: the emulator and Google's client, without mbta_ml
+def ask(folder: Path):
+    "Load `folder`'s tables into an emulator, ask its questions, and leave the answers there"
+    import duckdb
+    import duckdb_extension_spatial
+    import pyarrow.parquet as pq
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import bigquery
+
+    extension = next(Path(duckdb_extension_spatial.__file__).parent.rglob("*.duckdb_extension"))
+    duckdb.connect().execute(f"INSTALL '{extension}'")  # into HOME, which is the folder; the emulator would download it
+
+    from bqemulator.config import Settings
+    from bqemulator.server import EmulatorServer
+    server, loop = EmulatorServer(Settings(rest_port=0, grpc_port=0, enable_format_extensions=False, log_level="error")), asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
+    client = bigquery.Client("project", credentials=AnonymousCredentials(), client_options={"api_endpoint": server.rest_url})
+    client.create_dataset("mbta")
+    for path in sorted((folder / "tables").glob("*.parquet")):
+        table = bigquery.Table(f"project.mbta.{path.stem}", [bigquery.SchemaField(field.name, TYPES[str(field.type)]) for field in pq.read_schema(path)])
+        client.create_table(table)
+        with open(path, "rb") as file:
+            client.load_table_from_file(file, table, job_config=bigquery.LoadJobConfig(source_format="PARQUET")).result()
+
+    rows_of = lambda text: client.query(text, retry=None, job_retry=None).result(retry=None)
+    questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    for name, text in questions["frames"].items():
+        pq.write_table(rows_of(text).to_arrow(create_bqstorage_client=False), folder / f"{name}.parquet")
+    answers = []
+    for text in questions["cases"]:
+        try:
+            answers.append([dict(row.items()) for row in rows_of(text)])
+        except GoogleAPICallError:
+            answers.append(None)
+    (folder / "answers.pickle").write_bytes(pickle.dumps(answers))
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+
+
+# Outside: what to ask, and what DuckDB answers
+def install(folder: Path) -> str:
+    "Make the environment; says why where it can't be made, in one line"
+    try:
+        venv.create(folder, with_pip=True)
+        done = subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-input", "--retries", "1",
+                               "--disable-pip-version-check", *PACKAGES], stderr=subprocess.PIPE, text=True, timeout=INSTALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"pip took more than {INSTALL_SECONDS} seconds"
+    except subprocess.CalledProcessError:
+        return "this Python makes no environments with pip"
+    problems = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return (problems[-1] if problems else f"pip ended with {done.returncode}") if done.returncode else ""
+
+
+def prepare(folder: Path) -> dict:
+    "Write the tables and questions; frame → what DuckDB answers"
+    from mbta_ml.etl.sample import make_sample
+    from mbta_ml.etl.sql_meaning import CASES, INSTEAD, TRAPS
+    from mbta_ml.etl.stop_event_sql import COLUMNS, FRAMES, connect, query, to_duckdb
+
+    always = "2200-01-01 00:00:00+00:00"
+    asked = {**{frame: (frame, always) for frame in FRAMES}, "stop_events as known at the cut": ("stop_events", CUT)}
+    text = lambda name, table: query(asked[name][0], {**{t: table.format(t) for t in COLUMNS}, "to": f"TIMESTAMP '{asked[name][1]}'"})
+    (folder / "tables").mkdir()
+    with connect() as con:
+        con.execute(f"ATTACH '{make_sample(folder / 'sample.duckdb', days=DAYS, start=START)}' AS src (READ_ONLY)")
+        for table in COLUMNS:
+            con.execute(f"COPY src.{table} TO '{folder / 'tables' / table}.parquet'")
+        wanted = {name: con.sql(to_duckdb(text(name, "src.`{}`"))).to_arrow_table() for name in asked}
+    cases = [case for tries in CASES.values() for case in tries] + INSTEAD + TRAPS
+    (folder / "questions.json").write_text(json.dumps({"frames": {name: text(name, "`project.mbta.{}`") for name in asked},
+                                                       "cases": [case[0] for case in cases]}), encoding="utf-8")
+    return wanted
+
+
+def difference(wanted, got) -> str:
+    "What is not equal in two tables, in one sentence; empty where all is"
+    if wanted.column_names != got.column_names:
+        return f"DuckDB has the columns {', '.join(wanted.column_names)}; the emulator {', '.join(got.column_names)}"
+    if len(wanted) != len(got):
+        return f"DuckDB has {len(wanted):,} rows, the emulator {len(got):,}"
+    for name in wanted.column_names:
+        ours, theirs = wanted[name].to_pylist(), got[name].cast(wanted[name].type).to_pylist()
+        rows = [row for row, (one, other) in enumerate(zip(ours, theirs)) if one != other]
+        if rows:
+            return f"{name} differs in {len(rows):,} of {len(ours):,} rows; in row {rows[0]} DuckDB has {ours[rows[0]]!r}, the emulator {theirs[rows[0]]!r}"
+    return ""
+
+
+def compare(folder: Path, wanted: dict) -> bool:
+    "Say of every frame and of the literal cases whether they agree; whether all do"
+    import pyarrow.parquet as pq
+    from mbta_ml.etl.sql_meaning import CASES, INSTEAD, TRAPS, as_text
+
+    agreed = True
+    for name, ours in wanted.items():
+        theirs = pq.read_table(folder / f"{name}.parquet")
+        if "reason" in ours.column_names:  # counts by reason come in no order
+            ours, theirs = ours.sort_by("reason"), theirs.sort_by("reason")
+        problem = difference(ours, theirs)
+        agreed &= not problem
+        print(f"{name}: {problem or f'{len(ours):,} rows, {ours.num_columns} columns, all equal'}")
+    said = ["an error" if rows is None else as_text(rows) for rows in pickle.loads((folder / "answers.pickle").read_bytes())]
+    ours = [case for tries in CASES.values() for case in tries] + INSTEAD
+    wrong = [f"{text}: {other}, not {answer}" for (text, answer, _), other in zip(ours, said) if other != answer]
+    print(*wrong, f"literal cases: {len(ours) - len(wrong)} of {len(ours)} answered as BigQuery's manual says", sep="\n")
+    right = sum(answer == other for (_, answer, _), other in zip(TRAPS, said[len(ours):]))
+    print(f"constructs that we refuse: {right} of {len(TRAPS)} answered as BigQuery's manual says (the emulator's matter, not ours)")
+    return agreed and not wrong
+
+
+def main() -> int:
+    "0 where all agree or nothing could be installed, else 1"
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
+    with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
+        folder = Path(folder)
+        problem = install(folder / "venv")
+        if problem:
+            print(f"skipped: the emulator can't be installed here ({problem})")
+            return 0
+        wanted = prepare(folder)
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        try:
+            done = subprocess.run([folder / "venv" / "bin" / "python", __file__, "--inside", folder], timeout=ASK_SECONDS, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**kept, "HOME": str(folder), "NO_PROXY": "*"})
+        except subprocess.TimeoutExpired:
+            print(f"the emulator didn't answer within {ASK_SECONDS} seconds")
+            return 1
+        if done.returncode:
+            print(done.stdout[-3000:], f"the emulator's process ended with {done.returncode}", sep="\n")
+            return 1
+        agreed = compare(folder, wanted)
+    print(f"{'all agree' if agreed else 'they differ'}; {time.monotonic() - began:.0f} seconds")
+    return 0 if agreed else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--inside"]:
+        ask(Path(sys.argv[2]))
+    elif sys.argv[1:]:
+        sys.exit(__doc__)
+    else:
+        sys.exit(main())
