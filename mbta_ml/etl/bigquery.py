@@ -6,7 +6,8 @@
 __all__ = ['BIGQUERY_TYPES', 'LATE_DAYS', 'END', 'COUNTS', 'EXTRA', 'ASKED', 'WIDE', 'SQL_TYPES', 'CALENDAR_SCHEMA', 'KEPT',
            'FILED', 'OPEN_DAYS', 'CHUNK_PINGS', 'ORDER', 'tables_of', 'partition_of', 'narrowed', 'day_begins',
            'service_day', 'parameters_of', 'everything', 'calendar_text', 'Days', 'keep', 'stamps_of', 'is_fresh',
-           'is_whole', 'chunks', 'in_order', 'by_day', 'Pull', 'pulled', 'is_synthetic', 'read_bigquery']
+           'is_whole', 'chunks', 'in_order', 'by_day', 'Pull', 'pulled', 'contracts_kept', 'is_synthetic', 'opened',
+           'price_bigquery', 'read_bigquery']
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #dfa7a830
 import hashlib
@@ -23,8 +24,10 @@ import pyarrow.parquet as pq
 
 from ..config import Settings
 from .bigquery_client import Service, check_price, downloaded, finished, parse_dataset, reader_of
-from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, checked, service_date, to_schema
-from .stop_event_sql import COLUMNS, FRAMES, KNOWN_AT, NUMBER, SERVICE_DAY, STEPS, TEXT, TIME, WHOLE, connect
+from .bigquery_contracts import bad_rows, breaches_of, breaks, good, is_tally, rules_of, tally, tallied, too_empty
+from .contracts import MOVE, Broken, move_aside
+from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, records_of, service_date, to_schema
+from .stop_event_sql import ARROW, COLUMNS, FRAMES, KNOWN_AT, NUMBER, SERVICE_DAY, STEPS, TEXT, TIME, WHOLE, connect
 from .tables import check_columns
 from ..files import atomic_path, locked, read_json, write_json
 
@@ -86,7 +89,7 @@ def narrowed(
     return {table: f"(SELECT {columns[table]} FROM {named[table]}{' WHERE ' if table in rules else ''}{' AND '.join(rules.get(table, []))})" for table in COLUMNS}
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #bdf9e04d
-END = pd.Timestamp("2200-01-01", tz="UTC")
+END = pd.Timestamp("9999-01-01", tz="UTC")  # what is dated later breaks a contract anyway
 
 
 def day_begins(
@@ -128,15 +131,16 @@ SQL_TYPES = {pa.string(): "STRING", pa.date32(): "DATE", INSTANT: "TIMESTAMP", p
 
 
 def everything(
-    names: dict,  # of `narrowed`
+    rows: dict,  # of `narrowed`
 ) -> str:  # with the parameters @since, @until, @cut, @first_day, @last_day
     "All frames as one query"
     steps = ",\n".join(f"{name} AS ({text})" for name, text in STEPS.items())
+    counts = " UNION ALL ".join([COUNTS, *(tally(table, text) for table, text in rows.items())])
     parts = []
     for frame, schema in ASKED.items():
         cells = [name if name in schema.names else f"CAST(NULL AS {SQL_TYPES.get(kind, 'INT64')}) AS {name}" for name, kind in zip(WIDE.names[1:], WIDE.types[1:])]
-        parts.append(f"SELECT '{frame}' AS frame, {', '.join(cells)}\nFROM ({COUNTS if frame == 'counts' else FRAMES[frame]}) AS made\nWHERE service_date BETWEEN @first_day AND @last_day")
-    return f"WITH {steps}\n{' UNION ALL '.join(parts)}".format(**names, to="@cut")
+        parts.append(f"SELECT '{frame}' AS frame, {', '.join(cells)}\nFROM ({counts if frame == 'counts' else FRAMES[frame]}) AS made\nWHERE service_date BETWEEN @first_day AND @last_day")
+    return f"WITH {steps}\n{' UNION ALL '.join(parts)}".format(**{table: f"({good(table, text)})" for table, text in rows.items()}, to="@cut")
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #d7b4e787
 CALENDAR_SCHEMA = pa.schema([("day", pa.date32()), ("n", pa.int64()), ("late", pa.int64())])
@@ -269,11 +273,13 @@ def by_day(
     if sum(part.num_rows for part in parts.values()) != wide.num_rows:
         raise ValueError(f"BigQuery's answer holds rows of no frame that was asked for; expected {', '.join(ASKED)}")
     parts |= {frame: in_order(parts[frame], frame) for frame in FILED}
+    undated = {}  # what `trip` and `stop` break is told with the first day, and counts for all
     for day in days:
         made = {frame: table.filter(pc.equal(table["service_date"], pa.scalar(day, pa.date32()))) for frame, table in parts.items()}
         counts = made.pop("counts")
-        latest = pc.max(counts["recorded_at"]).as_py()
-        yield day, made, dict(zip(counts["reason"].to_pylist(), counts["n"].to_pylist())), latest and latest.isoformat()
+        latest, told = pc.max(counts["recorded_at"]).as_py(), dict(zip(counts["reason"].to_pylist(), counts["n"].to_pylist()))
+        undated = undated or {reason: n for reason, n in told.items() if reason.startswith(("trip|", "stop|"))}
+        yield day, made, {**told, **undated}, latest and latest.isoformat()
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #6880b470
 class Pull:
@@ -282,7 +288,8 @@ class Pull:
     def __init__(self, service: Service, tables: dict, folder: Path, first: date | None, to: pd.Timestamp | None):
         self.service, self.tables, self.first, self.to = service, tables, first, to
         self.location, self.stamps, self.reader = tables["vehicle"].location, stamps_of(tables), None
-        self.texts = calendar_text(tables), everything(narrowed(tables))
+        self.rows = narrowed(tables)
+        self.texts = calendar_text(tables), everything(self.rows)
         shapes = [str(schema) for schema in (*FILED.values(), WIDE)]
         self.days = Days(folder, hashlib.sha256("\n".join([*self.texts, *shapes, str(LATE_DAYS)]).encode()).hexdigest())
 
@@ -316,23 +323,49 @@ class Pull:
 # %% ../../nbs/etl/02a_bigquery.ipynb #548274f0
 def pulled(
     pull: Pull,
-) -> tuple[dict, Counter]:  # the frames, and how many records were left out, by reason
+) -> tuple[dict, dict]:  # the frames; day → reason → count, with those of the calendar under None
     "All days that were asked for"
     calendar, first, to, days = pull.calendar(), pull.first or date.min, pull.to, pull.days
     pings = {day: n for day, n, _ in calendar if day}
-    dropped = Counter({"recorded over three days late": sum(late for day, _, late in calendar if day and day >= first), "no updated_at": sum(n for day, n, _ in calendar if not day)})
+    timeless = sum(n for day, n, _ in calendar if not day)
+    of_calendar = {"recorded over three days late": sum(late for day, _, late in calendar if day and day >= first), "no updated_at": timeless, "vehicle||updated_at ": timeless}
+    newest = min(max(pings, default=date.min), service_day(pd.Timestamp.now("UTC")))
     wanted = sorted({each for day in pings for each in (day - timedelta(1), day, day + timedelta(1)) if each >= first})
     missing = [day for day in wanted if not is_fresh(days.entry(day), pull.stamps) and (to is None or day_begins(day + timedelta(1)) <= to)]
     for day, frames, counts, latest in pull.pull(missing, pings, None):
-        keep(days, day, frames, counts=counts, latest_at=latest, stamps=pull.stamps, final=day + timedelta(OPEN_DAYS) <= max(pings))
+        keep(days, day, frames, counts=counts, latest_at=latest, stamps=pull.stamps, final=day + timedelta(OPEN_DAYS) <= newest and not breaks(counts))
     here = {day for day in wanted if day in missing or is_fresh(days.entry(day), pull.stamps)}
     divided = [day for day in wanted if day not in here or not is_whole(days.entry(day), to)]
     made = {day: (frames, counts) for day, frames, counts, _ in pull.pull(divided, pings, to)}
     for day in set(wanted) - set(divided):
         made[day] = {frame: days.read(day, frame, schema) for frame, schema in KEPT.items()}, days.entry(day)["counts"]
-    for day in wanted:
-        dropped.update(made[day][1])
-    return {frame: pa.concat_tables([schema.empty_table(), *(to_schema(made[day][0][frame], schema) for day in wanted)]) for frame, schema in KEPT.items()}, dropped
+    frames = {frame: pa.concat_tables([schema.empty_table(), *(to_schema(made[day][0][frame], schema) for day in wanted)]) for frame, schema in KEPT.items()}
+    return frames, {None: of_calendar, **{day: made[day][1] for day in wanted}}
+
+# %% ../../nbs/etl/02a_bigquery.ipynb #702529c9
+def contracts_kept(
+    pull: Pull,
+    counts: dict,  # of `pulled`
+    quarantine: Path | None,  # where bad rows go; None: they are an error
+) -> Counter:  # how many rows were moved aside, by rule
+    "Tell which rows of the four tables break their contracts, or move them aside"
+    found, moved, breaches, days = tallied(list(counts.values())), {}, [], [day for day in counts if day]
+    given = {**parameters_of(days[0], days[-1], pull.to), "first_day": days[0], "last_day": days[-1]} if days else {}
+    for table, held in found.items():
+        rows = pa.schema([*((name, {**ARROW, WHOLE: pa.int64()}[kind]) for name, kind in COLUMNS[table].items()), ("rule", pa.string())]).empty_table()
+        if held.broken:
+            text = bad_rows(table, pull.rows[table], quarantine is not None)
+            used = {name: value for name, value in given.items() if f"@{name}" in text}
+            check_price(pull.service, f"fetching rows of {table} that break its contract", [(text, used)], pull.location)
+            rows = pull.query(f"rows of {table}", text, used, rows.schema)
+            breaches += breaches_of(table, held, rows.to_pylist())
+        words = pa.array([rules_of(table)[int(rule)].words for rule in rows["rule"].to_pylist()], pa.string())
+        moved[table] = rows.set_column(rows.num_columns - 1, "rule", words)
+    if (empty := too_empty(found)) or (breaches and quarantine is None):
+        raise Broken(pull.service.source, breaches + empty, MOVE if breaches else "see what its source leaves out")
+    if quarantine is not None:
+        move_aside(quarantine, pull.service.source, moved)
+    return Counter(f"quarantined: {words}" for rows in moved.values() for words in rows["rule"].to_pylist())
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #f20793ee
 def is_synthetic(
@@ -344,6 +377,41 @@ def is_synthetic(
     return "about" in tables and {"key": "synthetic", "value": "true"} in service.call("reading about", "bigquery.tables.getData", rows).to_pylist()
 
 
+def opened(
+    where: str,  # PROJECT.DATASET, or DATASET of the project that pays
+    one: Settings,
+    start: pd.Timestamp | None,
+    to: pd.Timestamp | None,
+    source: str,
+    say: Callable,
+) -> tuple:  # the service, its tables, the first service day to read, and the folder of what is kept
+    "A dataset, looked at"
+    for name, instant in (("start", start), ("to", to)):
+        if instant is not None and instant.tzinfo is None:
+            raise ValueError(f"{name} is {instant}, which has no zone; expected an instant such as 2024-02-07T19:00Z")
+    service = Service(one, source or f"bigquery:{where}", say, "read")
+    project, dataset = parse_dataset(where, service.client.project)
+    first = service_day(start) - timedelta(one.bigquery_past_days) if start is not None else None
+    return service, tables_of(service, project, dataset), first, one.data / "bigquery" / f"{project}.{dataset}"
+
+# %% ../../nbs/etl/02a_bigquery.ipynb #807b20ed
+def price_bigquery(
+    where: str,  # PROJECT.DATASET, or DATASET of the project that pays
+    one: Settings,
+    start: pd.Timestamp | None = None,  # as for `read_bigquery`
+    to: pd.Timestamp | None = None,
+    source: str = "",
+    say: Callable = print,
+) -> int:  # bytes
+    "Say what a first reading would scan and cost; nothing is run, and nothing billed"
+    service, tables, first, _ = opened(where, one, start, to, source, say)
+    last = service_day(to) + timedelta(1) if to is not None else None
+    given = parameters_of(first, last, to)
+    days = {"first_day": first or date(1970, 1, 1), "last_day": last or END.date()}
+    queries = [(calendar_text(tables), given), (everything(narrowed(tables)), {**given, **days})]
+    return check_price(service, "a first reading", queries, tables["vehicle"].location)
+
+# %% ../../nbs/etl/02a_bigquery.ipynb #64250270
 def read_bigquery(
     where: str,  # PROJECT.DATASET, or DATASET of the project that pays
     one: Settings,
@@ -351,18 +419,16 @@ def read_bigquery(
     to: pd.Timestamp | None = None,  # only what was recorded before this instant; None: all
     source: str = "",  # named in messages and in the result; empty: `bigquery:` and `where`
     say: Callable = print,  # takes a line: what is scanned, what it costs, what is tried again
+    quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
 ) -> Records:  # stop events, timetable and positions
     "Stop events from a BigQuery dataset, by way of the days that are on the disk already"
-    for name, instant in (("start", start), ("to", to)):
-        if instant is not None and instant.tzinfo is None:
-            raise ValueError(f"{name} is {instant}, which has no zone; expected an instant such as 2024-02-07T19:00Z")
-    service = Service(one, source or f"bigquery:{where}", say, "read")
-    project, dataset = parse_dataset(where, service.client.project)
-    tables = tables_of(service, project, dataset)
-    first = service_day(start) - timedelta(one.bigquery_past_days) if start is not None else None
-    folder = one.data / "bigquery" / f"{project}.{dataset}"
+    service, tables, first, folder = opened(where, one, start, to, source, say)
     with locked(folder / ".lock", str(folder), one.bigquery_timeout_seconds, say):
-        frames, dropped = pulled(Pull(service, tables, folder, first, to))
+        pull = Pull(service, tables, folder, first, to)
+        frames, counts = pulled(pull)
+        dropped = contracts_kept(pull, counts, quarantine)
+    for each in counts.values():
+        dropped.update({reason: n for reason, n in each.items() if not is_tally(reason)})
     dropped["exact duplicate"] = dropped.pop("kept", 0) - frames["positions"].num_rows
-    return Records(service.source, checked(frames["stop_events"], service.source), frames["timetable"], in_order(frames["positions"], "positions"),
-                   {reason: n for reason, n in sorted(dropped.items()) if n}, is_synthetic(service, tables))
+    held = {"stop events": frames["stop_events"], "timetable": frames["timetable"], "positions": in_order(frames["positions"], "positions")}
+    return records_of(service.source, held, dropped, quarantine, is_synthetic(service, tables))

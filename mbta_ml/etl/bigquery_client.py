@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ROLES', 'MAY_PASS', 'REQUEST_SECONDS', 'PRICE', 'PAGE_ROWS', 'parse_dataset', 'reason_of', 'may_pass', 'lacking',
            'explained', 'client_of', 'Service', 'job_config', 'check_price', 'rows_of', 'cancel', 'finished',
-           'reader_of', 'gathered', 'downloaded']
+           'Progress', 'reader_of', 'gathered', 'downloaded']
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #db9bab74
 import concurrent.futures
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -234,6 +235,23 @@ def finished(
             time.sleep(min(1, service.left()))
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #74cc913c
+class Progress:
+    "How far a download is"
+
+    def __init__(self, service: Service, what: str, total: int):
+        self.service, self.what, self.total, self.bar, self.shown_at = service, what, total, sys.stderr.isatty(), time.monotonic()
+
+    def tell(self, rows: int):
+        "Draw the bar, or say a line now and then"
+        if time.monotonic() - self.shown_at < (0.2 if self.bar else 5) and not (self.bar and rows == self.total):
+            return
+        self.shown_at, full = time.monotonic(), round(30 * rows / max(self.total, 1))
+        if self.bar:
+            print(f"\r\x1b[K[{'=' * full}{' ' * (30 - full)}] {self.what}: {rows:,} of {self.total:,} rows", end="" if rows < self.total else "\n", file=sys.stderr, flush=True)
+        else:
+            self.service.say(f"{self.service.source}: {self.what}: {rows:,} of {self.total:,} rows")
+
+# %% ../../nbs/etl/02d_bigquery_client.ipynb #338f7186
 def reader_of(
     service: Service,
 ):  # `BigQueryReadClient`; None: by REST
@@ -254,14 +272,13 @@ def gathered(
     job,  # of `finished`
     reader,  # of `reader_of`
 ) -> list[pa.RecordBatch]:
-    "All batches of a result; says how far it is every five seconds"
-    rows, batches, count, shown = rows_of(service, what, job), [], 0, time.monotonic()
+    "All batches of a result"
+    rows, batches, count = rows_of(service, what, job), [], 0
+    progress = Progress(service, what, rows.total_rows)
     for batch in rows.to_arrow_iterable(bqstorage_client=reader, timeout=service.left()):
         batches.append(batch)
         count += batch.num_rows
-        if time.monotonic() - shown > 5:
-            service.say(f"{service.source}: {what}: {count:,} of {rows.total_rows:,} rows")
-            shown = time.monotonic()
+        progress.tell(count)
         if service.left() < 0.01:
             raise concurrent.futures.TimeoutError(f"{count:,} of {rows.total_rows:,} rows had come")
     if count != rows.total_rows:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from .. import __version__
 from .archive import spans
 from .gtfs_realtime import OFFICIAL, LiveRecords
-from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, checked, known_before, service_date, to_schema
+from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, known_before, records_of, service_date, to_schema
 from ..files import atomic_path, read_json, write_json
 
 # %% ../../nbs/etl/03e_extract.ipynb #37879400
@@ -151,6 +151,7 @@ def read_extract(
     path: Path,  # a folder or a file that `write_extract` wrote
     to: pd.Timestamp | None = None,  # cut here; None: nothing is cut
     source: str = "",  # what the records are called; empty: `stop_events:` and the path
+    quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
 ) -> Records:
     "An extract as records"
     source, (frames, about) = source or f"stop_events:{path}", _opened(Path(path).expanduser())
@@ -161,9 +162,8 @@ def read_extract(
     if to is not None:
         before = lambda table: table.filter(pc.less(table["recorded_at"], pa.scalar(to, INSTANT)))
         frames |= {"stop_events": known_before(frames["stop_events"], to), "positions": before(frames["positions"]), "official": before(frames["official"])}
-    kept = {"source": source, "stop_events": checked(frames["stop_events"], source), "timetable": frames["timetable"], "positions": frames["positions"],
-            "dropped": about["dropped"], "synthetic": about["synthetic"]}
-    return LiveRecords(**kept, official=frames["official"]) if frames["official"].num_rows else Records(**kept)
+    held = records_of(source, {name.replace("_", " "): frames[name] for name in ("stop_events", "timetable", "positions")}, about["dropped"], quarantine, about["synthetic"])
+    return LiveRecords(**vars(held), official=frames["official"]) if frames["official"].num_rows else held
 
 # %% ../../nbs/etl/03e_extract.ipynb #3ec99131
 def summary(

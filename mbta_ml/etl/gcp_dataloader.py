@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TOLD', 'VEHICLE', 'AROUND', 'UNTOLD', 'TABLES', 'MERGE', 'Tables', 'tables_of_events', 'tables_of_database',
            'tables_of_feed', 'under_timetable', 'merge', 'load_duckdb', 'warehouse', 'load', 'tables_of_source',
-           'together', 'extract', 'main']
+           'together', 'extract', 'priced', 'main']
 
 # %% ../../nbs/etl/07_gcp_dataloader.ipynb #d04fc4de
 import argparse
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -22,6 +22,8 @@ import pyarrow.csv
 
 from ..config import Settings, settings
 from .archive_timetable import archive_timetable
+from .bigquery import price_bigquery
+from .contracts import CONTRACTS, check
 from .extract import about_extract, check_free, gathered, summary, write_extract
 from .gtfs_realtime import _write_tables, directories
 from .gtfs_static import database, read_timetable
@@ -132,6 +134,7 @@ def tables_of_database(
     one: Settings,  # says what they are called
     start: pd.Timestamp | None = None,  # only what was recorded from then on; None: all
     to: pd.Timestamp | None = None,  # only what was recorded before
+    quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
 ) -> Tables:
     "The four tables of a DuckDB file"
     recorded, bounds = _as_recorded(start, to)
@@ -141,26 +144,28 @@ def tables_of_database(
             name = getattr(one, f"table_{table}")
             there = {column for (column,) in con.execute("SELECT column_name FROM duckdb_columns() WHERE database_name = 'src' AND table_name = ?", [name]).fetchall()}
             wanted = [column for (column,) in con.execute("SELECT column_name FROM duckdb_columns() WHERE database_name = 'memory' AND table_name = ?", [table]).fetchall() if column in there]
-            rows = f'SELECT {", ".join(wanted)} FROM src."{name}"'
+            rows = f'SELECT {"DISTINCT " if table in ("trip", "stop") else ""}{", ".join(wanted)} FROM src."{name}"'
             if table == "vehicle":
                 rows = f"SELECT * FROM (SELECT {', '.join(wanted)}{'' if 'recorded_at' in there else ', updated_at AS recorded_at'} FROM src.\"{name}\") WHERE {recorded}"
             con.execute(f"INSERT INTO {table} BY NAME {rows}", bounds if table == "vehicle" else [])
-        return Tables(_held(con), synthetic=_is_synthetic(con))
+        kept, moved = check(con, f"duckdb:{path}", [(CONTRACTS[table], table) for table in TABLES], quarantine)
+        return Tables({table: con.sql(f"FROM {name}").to_arrow_table() for table, name in zip(TABLES, kept)}, moved, _is_synthetic(con))
 
 # %% ../../nbs/etl/07_gcp_dataloader.ipynb #206340b9
 def tables_of_feed(
     pattern: str | Path,  # a directory of an archived feed, or a glob of them
     start: pd.Timestamp | None = None,
     to: pd.Timestamp | None = None,
+    quarantine: Path | None = None,
 ) -> Tables:
     "The tables of an archived feed; without a timetable, `schedule` is empty"
     recorded, bounds = _as_recorded(start, to)
     with database() as feed, _staging() as con:
-        _write_tables(feed, directories(pattern), to, f"gtfs_rt:{pattern}")
+        counts = _write_tables(feed, directories(pattern), to, f"gtfs_rt:{pattern}", quarantine)
         for table in ("vehicle", "trip", "stop"):
             con.register("found", feed.sql(f"FROM {table}").to_arrow_table())
             con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM found{f' WHERE {recorded} ORDER BY recorded_at, updated_at, id' if table == 'vehicle' else ' ORDER BY id'}", bounds if table == "vehicle" else [])
-        return Tables(_held(con))
+        return Tables(_held(con), {what: n for what, n in counts.items() if what.startswith("quarantined")})
 
 # %% ../../nbs/etl/07_gcp_dataloader.ipynb #2fff5019
 def under_timetable(
@@ -183,7 +188,7 @@ MERGE = {
     "schedule": ["""DELETE FROM {table} AS old USING new WHERE old.trip_id = new.trip_id AND old.stop_id = new.stop_id AND old.stop_sequence = new.stop_sequence
         AND abs(epoch(coalesce(old.arrival_time, old.departure_time)) - epoch(coalesce(new.arrival_time, new.departure_time))) < 43200""",
                  "INSERT INTO {table} BY NAME SELECT DISTINCT {columns} FROM new ORDER BY coalesce(arrival_time, departure_time), trip_id, stop_sequence"],
-    **{table: ["DELETE FROM {table} WHERE id IN (SELECT id FROM new)", "INSERT INTO {table} BY NAME SELECT DISTINCT ON (id) {columns} FROM new ORDER BY id"] for table in ("trip", "stop")},
+    **{table: ["DELETE FROM {table} WHERE id IN (SELECT id FROM new)", "INSERT INTO {table} BY NAME SELECT DISTINCT ON (id) {columns} FROM new ORDER BY ALL"] for table in ("trip", "stop")},
 }
 
 
@@ -279,17 +284,18 @@ def tables_of_source(
     start: pd.Timestamp | None = None,
     to: pd.Timestamp | None = None,
     timetable: Path | None = None,
+    quarantine: Path | None = None,
 ) -> Tables:
     "The four tables of a source"
     kind, _, where = uri.partition(":")
-    if kind == "bigquery":
-        raise ValueError(f"--source {uri} is a warehouse in BigQuery already; expected another source, or --out to extract it")
     if uri == "sample" or (kind in ("duckdb", "gtfs_rt") and where):
-        found = tables_of_feed(where, start, to) if kind == "gtfs_rt" else tables_of_database(Path(where).expanduser() if where else ensure_sample(one), one, start, to)
+        found = tables_of_feed(where, start, to, quarantine) if kind == "gtfs_rt" else tables_of_database(Path(where).expanduser() if where else ensure_sample(one), one, start, to, quarantine)
         return found if timetable is None else under_timetable(found, timetable, one)
-    (records,) = read_sources([uri], one, to, timetable)
+    (records,) = read_sources([uri], replace(one, bigquery_past_days=1), to, timetable, start, quarantine)
     frames = gathered([records], start)
-    return tables_of_events(Records(uri, frames["stop_events"], frames["timetable"], synthetic=records.synthetic))
+    made = tables_of_events(Records(uri, frames["stop_events"], frames["timetable"], synthetic=records.synthetic))
+    left = {"position between stops": frames["positions"].num_rows, **{what: n for what, n in records.dropped.items() if what.startswith("quarantined")}}
+    return replace(made, untold={**made.untold, **{what: n for what, n in left.items() if n}})
 
 
 def together(
@@ -323,6 +329,21 @@ def extract(
             pa.csv.write_csv(frames["stop_events"], whole)
         print(f"written to {out.with_suffix('.csv')}, {out.with_suffix('.csv').stat().st_size / 1e6:.1f} MB")
 
+
+def priced(
+    uris: list[str],
+    one: Settings,
+    start: pd.Timestamp | None,
+    to: pd.Timestamp | None,
+) -> None:
+    "Say what reading sources would cost"
+    for uri in uris:
+        kind, _, where = uri.partition(":")
+        if kind == "bigquery":
+            price_bigquery(where, replace(one, bigquery_past_days=1), start, to, uri)
+        else:
+            print(f"{uri}: nothing is billed for it")
+
 # %% ../../nbs/etl/07_gcp_dataloader.ipynb #c3928f2b
 def main(
     arguments: list[str] | None = None,  # None: those of the command line
@@ -333,17 +354,20 @@ def main(
     parser.add_argument("--out", type=Path, metavar="PATH", help="a folder, or a file in .parquet for the stop events alone; an earlier extract there is replaced (default: data/stop_events, unless --load is given)")
     parser.add_argument("--csv", action="store_true", help="also write the stop events as CSV, beside the extract")
     parser.add_argument("--load", type=warehouse, metavar="WAREHOUSE", help="duckdb:FILE or bigquery:PROJECT.DATASET: bring the source's four tables into it; what is there already is not doubled")
+    parser.add_argument("--dry-run", action="store_true", help="only say what reading would scan on BigQuery and what that would cost; nothing is run, billed or written")
     a, one = parsed(parser, arguments), one or settings()
+    if a.dry_run:
+        return priced(a.source or ["sample"], one, a.start, a.to)
     out = a.out or (None if a.load else one.data / "stop_events")
     if out:
         check_free(out)  # before a month is fetched
     if a.load:
-        tables = together([tables_of_source(uri, one, a.start, a.to, a.timetable) for uri in a.source or ["sample"]])
+        tables = together([tables_of_source(uri, one, a.start, a.to, a.timetable, a.quarantine) for uri in a.source or ["sample"]])
         for what, n in tables.untold.items():
             print(f"{n:>12,} not carried: {what}")
         load(tables, *a.load, one)
     if out:
-        extract(read_sources(a.source, one, a.to, a.timetable), out, a.start, a.to, a.csv)
+        extract(read_sources(a.source, replace(one, bigquery_past_days=1), a.to, a.timetable, a.start, a.quarantine), out, a.start, a.to, a.csv)
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -43,12 +43,12 @@ def read_source(
     if kind == "sample" and not where:
         return read_tables(ensure_sample(one), one, to, uri, quarantine=quarantine)
     readers = {
-        "bigquery": lambda: read_bigquery(where, one, start, to, uri),
+        "bigquery": lambda: read_bigquery(where, one, start, to, uri, quarantine=quarantine),
         "duckdb": lambda: read_tables(Path(where).expanduser(), one, to, uri, quarantine=quarantine),
         "lamp": lambda: read_lamp(lamp_days(*parse_dates(where), one) if looks_like_dates(where) else where, to, uri, quarantine),
         "bus": lambda: read_bus(where, to, quarantine),
         "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine),
-        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri),
+        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri, quarantine),
     }
     if kind not in readers or not where:
         raise ValueError(f"--source {uri!r} is not a source; expected one of {KINDS}")

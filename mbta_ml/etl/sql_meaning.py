@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #7525ccba
-_SYNTAX = (exp.DataType, exp.From, exp.Order, exp.Select, exp.TableAlias, exp.Var, exp.With)
+_SYNTAX = (exp.DataType, exp.From, exp.Order, exp.Parameter, exp.Select, exp.TableAlias, exp.Var, exp.With)
 _DETAIL = {
     exp.Cast: lambda n: n.to.sql("bigquery"),
     exp.Count: lambda n: "*" if isinstance(n.this, exp.Star) else "",
@@ -78,6 +78,11 @@ CONDITIONS = {
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #26e91822
 NAMES = {
+    "Concat": [("SELECT CONCAT('trip', '|', ''), CONCAT('a', NULL)", "'trip|', NULL", "string_functions#concat")],
+    "Cast STRING": [("SELECT CAST(NULL AS STRING), CAST('é' AS STRING)", "NULL, 'é'", "conversion_functions#cast_as_string")],
+    "Cast INT64": [("SELECT CAST(NULL AS INT64)", "NULL", "conversion_functions#cast_as_integer")],
+    "Cast FLOAT64": [("SELECT CAST(NULL AS FLOAT64), CAST('2.5' AS FLOAT64)", "NULL, 2.5", "conversion_functions#cast_as_floating_point")],
+    "Cast BOOL": [("SELECT CAST(NULL AS BOOL)", "NULL", "conversion_functions#cast_as_bool")],
     "Boolean": [("SELECT TRUE, FALSE", "TRUE, FALSE", "lexical#literals")],
     "Null": [("SELECT NULL", "NULL", "data-types#nullable_data_types")],
     "Literal whole": [("SELECT 7, 3000000000", "7, 3000000000", "lexical#integer_literals")],
@@ -120,6 +125,9 @@ INSTANTS = {
     "TimestampAdd HOUR": [("SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-10 06:30:00+00', INTERVAL 6 HOUR)", "2024-03-10 12:30:00+00:00", "timestamp_functions#timestamp_add")],
     "TimestampSub HOUR": [("SELECT TIMESTAMP_SUB(TIMESTAMP '2024-11-03 12:30:00+00', INTERVAL 6 HOUR), TIMESTAMP_SUB(CAST(NULL AS TIMESTAMP), INTERVAL 6 HOUR)",
                            "2024-11-03 06:30:00+00:00, NULL", "timestamp_functions#timestamp_sub")],
+    "TimestampAdd DAY": [("SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-09 17:00:00+00', INTERVAL 1 DAY), TIMESTAMP_ADD(CAST(NULL AS TIMESTAMP), INTERVAL 3 DAY)", "2024-03-10 17:00:00+00:00, NULL",
+                          "timestamp_functions#timestamp_add")],  # 24 hours, whatever Boston's clocks do
+    "TimestampSub DAY": [("SELECT TIMESTAMP_SUB(TIMESTAMP '2024-03-01 00:00:00+00', INTERVAL 1 DAY)", "2024-02-29 00:00:00+00:00", "timestamp_functions#timestamp_sub")],
     "StartsWith": [("SELECT STARTS_WITH('ADDED-1', 'ADDED-'), STARTS_WITH('added-1', 'ADDED-'), STARTS_WITH(NULL, 'a')", "TRUE, FALSE, NULL", "string_functions#starts_with")],
 }
 
