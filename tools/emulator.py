@@ -2,8 +2,8 @@
 """Run the stop-event SQL through Google's BigQuery client on an emulator, and compare with DuckDB.
 
 `python tools/emulator.py` makes an environment of its own in a temporary folder (about 600 MB), installs bqemulator into it,
-starts it on a free port of this machine, loads the four tables of a small sample, and asks for every frame: each column has
-to equal DuckDB's, row for row. Then it asks every literal case of mbta_ml.etl.sql_meaning, whose answers are BigQuery's
+starts it on a free port of this machine, loads the four tables of a small sample, and asks for every frame, and for all of
+them in the one query that a reading of BigQuery sends: each column has to equal DuckDB's, row for row. Then it asks every literal case of mbta_ml.etl.sql_meaning, whose answers are BigQuery's
 manual's. One line each; exit code 0 or 1. Where the environment can't be installed it says "skipped: …" and ends with 0.
 
 The emulator is not BigQuery: it translates to DuckDB, as we do, with a translation of its own. It tells whether the text is
@@ -20,11 +20,12 @@ import tempfile
 import threading
 import time
 import venv
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 PACKAGES = ["bqemulator>=1.4,<2", "duckdb==1.5.5", "duckdb-extension-spatial==1.5.5", "numpy", "google-cloud-bigquery>=3.40,<4", "pyarrow>=20"]
 START, DAYS = date(2024, 3, 9), 2  # the night on which Boston's clocks change lies between
+ROUTES = ["Blue", "Mattapan", "1"]  # subway, light rail, bus: enough to meet every rule, few enough for two minutes
 CUT = "2024-03-10 16:00:00+00:00"  # stop events are asked for a second time as they were known then
 INSTALL_SECONDS, ASK_SECONDS = 300, 300  # far more than they take, so that a busy machine is no failure
 TYPES = {"string": "STRING", "int32": "INT64", "double": "FLOAT64", "bool": "BOOL", "timestamp[us, tz=UTC]": "TIMESTAMP"}
@@ -87,16 +88,25 @@ def install(folder: Path) -> str:
 
 def prepare(folder: Path) -> dict:
     "Write the tables and questions; frame → what DuckDB answers"
+    from mbta_ml.etl.bigquery import everything, parameters_of
     from mbta_ml.etl.sample import make_sample
     from mbta_ml.etl.sql_meaning import CASES, INSTEAD, TRAPS
     from mbta_ml.etl.stop_event_sql import COLUMNS, FRAMES, connect, query, to_duckdb
 
+    def at_once(table: str) -> str:
+        "What a reading of BigQuery asks, its parameters written out"
+        made = everything({t: f"(SELECT {', '.join(columns)} FROM {table.format(t)})" for t, columns in COLUMNS.items()})
+        days = {"first_day": START, "last_day": START + timedelta(DAYS)}
+        for name, value in sorted({**parameters_of(*days.values(), None), **days}.items(), reverse=True):
+            made = made.replace(f"@{name}", f"DATE '{value}'" if name in days else f"TIMESTAMP '{value}'")
+        return made
+
     always = "2200-01-01 00:00:00+00:00"
-    asked = {**{frame: (frame, always) for frame in FRAMES}, "stop_events as known at the cut": ("stop_events", CUT)}
-    text = lambda name, table: query(asked[name][0], {**{t: table.format(t) for t in COLUMNS}, "to": f"TIMESTAMP '{asked[name][1]}'"})
+    asked = {**{frame: (frame, always) for frame in FRAMES}, "stop_events as known at the cut": ("stop_events", CUT), "all of it at once": None}
+    text = lambda name, table: at_once(table) if name == "all of it at once" else query(asked[name][0], {**{t: table.format(t) for t in COLUMNS}, "to": f"TIMESTAMP '{asked[name][1]}'"})
     (folder / "tables").mkdir()
     with connect() as con:
-        con.execute(f"ATTACH '{make_sample(folder / 'sample.duckdb', days=DAYS, start=START)}' AS src (READ_ONLY)")
+        con.execute(f"ATTACH '{make_sample(folder / 'sample.duckdb', days=DAYS, routes=ROUTES, start=START)}' AS src (READ_ONLY)")
         for table in COLUMNS:
             con.execute(f"COPY src.{table} TO '{folder / 'tables' / table}.parquet'")
         wanted = {name: con.sql(to_duckdb(text(name, "src.`{}`"))).to_arrow_table() for name in asked}
@@ -129,7 +139,7 @@ def compare(folder: Path, wanted: dict) -> bool:
     for name, ours in wanted.items():
         theirs = pq.read_table(folder / f"{name}.parquet")
         if "reason" in ours.column_names:  # counts by reason come in no order
-            ours, theirs = ours.sort_by("reason"), theirs.sort_by("reason")
+            ours, theirs = (table.select(ours.column_names).sort_by([(column, "ascending") for column in ours.column_names]) for table in (ours, theirs))
         problem = difference(ours, theirs)
         agreed &= not problem
         print(f"{name}: {problem or f'{len(ours):,} rows, {ours.num_columns} columns, all equal'}")

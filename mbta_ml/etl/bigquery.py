@@ -89,7 +89,7 @@ def narrowed(
     return {table: f"(SELECT {columns[table]} FROM {named[table]}{' WHERE ' if table in rules else ''}{' AND '.join(rules.get(table, []))})" for table in COLUMNS}
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #bdf9e04d
-END = pd.Timestamp("9999-01-01", tz="UTC")  # what is dated later breaks a contract anyway
+END = pd.Timestamp("9999-01-01", tz="UTC")
 
 
 def day_begins(
@@ -154,10 +154,11 @@ def calendar_text(
     known = KNOWN_AT if "recorded_at" in {field.name for field in vehicle.schema} else "updated_at"
     recorded = "recorded_at" if known == KNOWN_AT else "updated_at"
     pruned = " AND (recorded_at IS NULL OR recorded_at >= TIMESTAMP_SUB(@since, INTERVAL 1 HOUR))" if partition_of(vehicle) == "recorded_at" else ""
-    return f"""SELECT {SERVICE_DAY.format(instant="updated_at")} AS day, COUNT(*) AS n,
+    never = f"updated_at >= TIMESTAMP '{END}'"  # how some say that they don't know
+    return f"""SELECT IF({never}, NULL, {SERVICE_DAY.format(instant="updated_at")}) AS day, COUNT(*) AS n,
   SUM(IF({recorded} > TIMESTAMP_ADD(updated_at, INTERVAL {LATE_DAYS} DAY), 1, 0)) AS late
 FROM `{vehicle.project}.{vehicle.dataset_id}.{vehicle.table_id}`
-WHERE (updated_at IS NULL OR (updated_at >= @since AND updated_at < @until)) AND COALESCE({known}, {recorded}, TIMESTAMP '1970-01-01 00:00:00+00:00') < @cut{pruned}
+WHERE {never} OR (updated_at IS NULL OR (updated_at >= @since AND updated_at < @until)) AND COALESCE({known}, {recorded}, TIMESTAMP '1970-01-01 00:00:00+00:00') < @cut{pruned}
 GROUP BY day"""
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #050accfe

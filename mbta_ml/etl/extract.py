@@ -125,17 +125,24 @@ def _read_frame(folder: Path, schema: pa.Schema) -> pa.Table:
     tables = [schema.empty_table()]
     for path in sorted(folder.glob("service_date=*/*.parquet")):
         try:
-            found = pq.ParquetFile(path).read()
-        except (pa.ArrowException, OSError) as error:
+            found, day = pq.ParquetFile(path).read(), pa.scalar(date.fromisoformat(path.parent.name.removeprefix("service_date=")))
+            tables.append(to_schema(found.append_column("service_date", pa.repeat(day, found.num_rows)), schema))
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); extract the source again") from None
-        day = pa.scalar(date.fromisoformat(path.parent.name.removeprefix("service_date=")))
-        tables.append(to_schema(found.append_column("service_date", pa.repeat(day, found.num_rows)), schema))
     return pa.concat_tables(tables)
+
+
+def _is_complete(about: dict) -> bool:
+    rows, dropped = about.get("rows"), about.get("dropped")
+    counts = isinstance(rows, dict) and isinstance(dropped, dict) and all(type(n) is int for n in (*rows.values(), *dropped.values()))
+    return counts and set(FRAMES) <= set(rows) and isinstance(about.get("synthetic"), bool)
 
 
 def _opened(path: Path) -> tuple[dict, dict]:
     "The frames of an extract, and what it says of itself"
-    if (about := read_json(path / ABOUT)).get("rows"):
+    if about := read_json(path / ABOUT):
+        if not _is_complete(about):
+            raise ValueError(f"{path / ABOUT} does not say all that an extract says of itself; expected rows, dropped and synthetic; extract the source again")
         return {name: _read_frame(_place(path, name), schema) for name, schema in FRAMES.items()}, about
     if path.is_file():
         try:

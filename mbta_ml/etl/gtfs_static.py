@@ -183,6 +183,7 @@ def _check_span(con: duckdb.DuckDBPyConnection, feed: Feed, dates: list[date]):
 
 # %% ../../nbs/etl/03a_gtfs_static.ipynb #14630f3c
 _TIME, _WHOLE, _DATE = r"'\d{1,3}:[0-5]\d:[0-5]\d'", r"'\d{1,9}'", "coalesce(year(try_strptime({0}, '%Y%m%d')) NOT BETWEEN 2000 AND 2100, true)"
+_SECONDS = "CAST(split_part({0}, ':', 1) AS INTEGER) * 3600 + CAST(split_part({0}, ':', 2) AS INTEGER) * 60 + CAST(split_part({0}, ':', 3) AS INTEGER)"
 _no = lambda column, pattern: f"{column} IS NULL OR NOT regexp_full_match({column}, {pattern})"
 _given_no = lambda column, pattern: f"{column} IS NOT NULL AND NOT regexp_full_match({column}, {pattern})"
 RULES = [  # file, column, what is wrong, what was expected
@@ -203,6 +204,7 @@ RULES = [  # file, column, what is wrong, what was expected
     ("frequencies", "trip_id", "trip_id IS NULL OR trip_id NOT IN (SELECT trip_id FROM trips)", "a trip of trips.txt"),
     ("frequencies", "start_time", _no("start_time", _TIME), "a time as HH:MM:SS"),
     ("frequencies", "end_time", _no("end_time", _TIME), "a time as HH:MM:SS"),
+    ("frequencies", "end_time", f"{_SECONDS.format('end_time')} <= {_SECONDS.format('start_time')}", "a time after start_time"),
     ("frequencies", "headway_secs", f"{_no('headway_secs', _WHOLE)} OR headway_secs::INTEGER = 0", "a whole number of seconds, at least 1"),
     ("frequencies", "exact_times", "exact_times NOT IN ('0', '1')", "0 or 1"),
     ("stop_times", "trip_id", "trip_id IS NULL OR orphan", "a trip of trips.txt"),
@@ -233,8 +235,6 @@ def _check(con: duckdb.DuckDBPyConnection, feed: Feed, names: set):
                 refuse(feed, name, key[-1], values, f"each {' and '.join(key)} once")
 
 # %% ../../nbs/etl/03a_gtfs_static.ipynb #90e3d2c7
-_SECONDS = "CAST(split_part({0}, ':', 1) AS INTEGER) * 3600 + CAST(split_part({0}, ':', 2) AS INTEGER) * 60 + CAST(split_part({0}, ':', 3) AS INTEGER)"
-
 TIMED = f"""
 CREATE TABLE timed AS
 WITH given AS (

@@ -35,11 +35,7 @@ def matching(
 class Sifted:
     "The rows of one file, and what is wrong with them"
 
-    def __init__(
-        self,
-        path: Path,
-        rows: pa.Table,  # as they stand in the file
-    ):
+    def __init__(self, path: Path, rows: pa.Table):  # as they stand in the file
         self.path, self.rows, self.breaches = path, rows, []
         self.rules = np.full(rows.num_rows, None, dtype=object)  # the first rule that each row breaks
 
@@ -112,6 +108,8 @@ def _typed(sifted: Sifted, name: str) -> pa.ChunkedArray:
     if pa.types.is_floating(column.type):  # how pandas stores whole numbers with gaps, which are NaN
         column = pc.if_else(pc.is_nan(column), None, column)
         column = sifted.good(name, column, pc.invert(pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))), words)
+    if pa.types.is_uint64(column.type):
+        column = sifted.good(name, column, pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())), f"{words} that fits").cast(pa.int64())
     if stored == pa.int8():
         column = sifted.good(name, column, pc.invert(pc.is_in(column.cast(pa.float64()), pa.array([0.0, 1.0, None]))), "0 (outbound) or 1 (inbound)")
     if name in LAMP_RANGES:
