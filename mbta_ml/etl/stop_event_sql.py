@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REFUSED', 'SERVICE_DAY', 'TEXT', 'WHOLE', 'NUMBER', 'TIME', 'COLUMNS', 'ARROW', 'TIMETABLE_STEP', 'TRIP_DAYS',
            'KNOWN_AT', 'PINGS', 'FATES', 'VISIT', 'VISIT_TIMES', 'VISITS', 'ALONG', 'PASSAGES', 'ARRIVALS', 'TRIP',
-           'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'POSITIONS_STEP', 'STEPS', 'VIEWS', 'FRAMES', 'to_duckdb',
-           'connect', 'by_hand', 'query']
+           'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'POSITIONS_STEP', 'STEPS', 'FRAMES', 'to_duckdb', 'connect',
+           'by_hand', 'query']
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #c8fe442d
 import io
@@ -112,18 +112,20 @@ gaps AS (  -- more than six hours after the stop before: the same trip id, on an
 runs AS (
   SELECT *, SUM(IF(starts_again, 1, 0)) OVER (PARTITION BY trip_id ORDER BY due_at, stop_sequence, stop_id
     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS run FROM gaps),
-dated AS (  -- the service day on which the run began, for all of its stops
-  SELECT *, {SERVICE_DAY.format(instant="MIN(due_at) OVER (PARTITION BY trip_id, run)")} AS service_date FROM runs),
+begun AS (  -- the service day on which the run began, for all of its stops
+  SELECT trip_id, run, {SERVICE_DAY.format(instant="MIN(due_at)")} AS service_date FROM runs GROUP BY trip_id, run),
 single AS (  -- a stop that is listed twice counts once
-  SELECT service_date, trip_id, stop_id, stop_sequence, MIN(route_id) AS route_id, MIN(direction_id) AS direction_id,
-    MIN(arrival_time) AS scheduled_arrival, MIN(departure_time) AS scheduled_departure
-  FROM dated GROUP BY service_date, trip_id, stop_id, stop_sequence)
+  SELECT begun.service_date, runs.trip_id, runs.stop_id, runs.stop_sequence, MIN(runs.route_id) AS route_id, MIN(runs.direction_id) AS direction_id,
+    MIN(runs.arrival_time) AS scheduled_arrival, MIN(runs.departure_time) AS scheduled_departure
+  FROM runs JOIN begun ON begun.trip_id = runs.trip_id AND begun.run = runs.run
+  GROUP BY begun.service_date, runs.trip_id, runs.stop_id, runs.stop_sequence),
+ends AS (SELECT service_date, trip_id, MIN(stop_sequence) AS first_sequence, MAX(stop_sequence) AS last_sequence FROM single GROUP BY service_date, trip_id)
 SELECT single.service_date, single.trip_id, single.stop_id, single.stop_sequence, single.scheduled_arrival, single.scheduled_departure,
   COALESCE(single.route_id, trips.route_id) AS route_id, COALESCE(single.direction_id, trips.direction_id) AS direction_id,
   COALESCE(stops.parent_station, single.stop_id) AS station_id,
-  single.stop_sequence = MIN(single.stop_sequence) OVER (PARTITION BY single.service_date, single.trip_id) AS is_first,
-  single.stop_sequence = MAX(single.stop_sequence) OVER (PARTITION BY single.service_date, single.trip_id) AS is_last
-FROM single LEFT JOIN {{stop}} AS stops ON stops.id = single.stop_id LEFT JOIN {{trip}} AS trips ON trips.id = single.trip_id
+  single.stop_sequence = ends.first_sequence AS is_first, single.stop_sequence = ends.last_sequence AS is_last
+FROM single JOIN ends ON ends.service_date = single.service_date AND ends.trip_id = single.trip_id
+  LEFT JOIN {{stop}} AS stops ON stops.id = single.stop_id LEFT JOIN {{trip}} AS trips ON trips.id = single.trip_id
 """
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #be748c9d
@@ -298,7 +300,6 @@ ORDER BY updated_at, recorded_at, vehicle_id, trip_id, stop_id, service_date, la
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #a604b18d
 STEPS = {"timetable": TIMETABLE_STEP, "trip_days": TRIP_DAYS, "pings": PINGS, "visit_times": VISIT_TIMES, "visits": VISITS, "passages": PASSAGES,
          "arrivals": ARRIVALS, "backwards": BACKWARDS}  # in the order in which they are made
-VIEWS = {"pings"}  # too many rows to keep: read again wherever they are needed
 FRAMES = {"stop_events": STOP_EVENTS_STEP, "positions": POSITIONS_STEP, "fates": FATES, "blanked": BLANKED,
           "timetable": "SELECT * FROM timetable ORDER BY service_date, trip_id, stop_sequence, stop_id"}  # what comes out
 

@@ -292,7 +292,9 @@ def timed_rows(
     wanted = np.zeros(len(times.keys) + 1, bool)
     wanted[r.step] = wanted[tick_step] = True
     asked = np.flatnonzero(wanted[:-1])  # the last place is that of -1
-    r.number, tick_number = (np.where(step >= 0, np.searchsorted(asked, step), -1) for step in (r.step, tick_step))
+    number = np.empty(len(wanted), np.int64)
+    number[asked], number[-1] = np.arange(len(asked)), -1
+    r.number, tick_number = number[r.step], number[tick_step]
     r = with_schedule(past, d, with_running_times(past, d, r, asked), asked)
     (median,) = times.quantiles("travel", asked, LATEST, [0.5]) if len(tick) else (np.empty(0),)
     r.standing, r.progress = (np.full(len(made), np.nan) for _ in range(2))
