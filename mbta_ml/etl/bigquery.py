@@ -315,7 +315,7 @@ class Pull:
         pieces = chunks(days, pings)
         given = [{**parameters_of(piece[0], piece[-1], to), "first_day": piece[0], "last_day": piece[-1]} for piece in pieces]
         if pieces:
-            check_price(self.service, f"computing {len(days)} days{' up to the cut' if to is not None else ''}", [(self.texts[1], each) for each in given], self.location)
+            check_price(self.service, f"computing {len(days)} day{'s' if days[1:] else ''}{' up to the cut' if to is not None else ''}", [(self.texts[1], each) for each in given], self.location)
         for piece, parameters in zip(pieces, given):
             wide = self.query(f"{piece[0]}..{piece[-1]}", self.texts[1], parameters, WIDE)
             self.service.say(f"{self.service.source}: {piece[0]}..{piece[-1]}: {wide.num_rows:,} rows came")
