@@ -631,11 +631,11 @@ def by_days(
     from mbta_ml.etl.days import make_days, write_dates  # it imports this module
     how = {"every_seconds": a.every, "start": a.start, "at_once": max(1, compute(one).threads // THREADS)}
     kind, _, where = (a.source or ["sample"])[0].partition(":")
-    if kind == "stop_events" and Path(where).is_dir() and len(a.source) == 1 and a.to is None and a.timetable is None:
+    if kind == "stop_events" and Path(where).is_dir() and len(a.source) == 1 and (a.to, a.timetable, a.quarantine) == (None, None, None):
         make_days(Path(where), a.out, one, **how)
         return [a.out]
     with tempfile.TemporaryDirectory() as folder:
-        records = read_sources(a.source, one, a.to, a.timetable)
+        records = read_sources(a.source, one, a.to, a.timetable, a.start, a.quarantine)
         write_dates(Records("all", pa.concat_tables([r.stop_events for r in records]), pa.concat_tables([r.timetable for r in records])), Path(folder))
         make_days(Path(folder), a.out, one, **how)
     return [a.out]
@@ -656,7 +656,7 @@ def main(
         if a.csv:
             raise ValueError(f"--csv writes whole files and --out {a.out} is a folder of days; leave one of them out")
         return by_days(a, one)
-    records = read_sources(a.source, one, a.to, a.timetable)
+    records = read_sources(a.source, one, a.to, a.timetable, a.start, a.quarantine)
     rows = examples(records, every_seconds=a.every, start=a.start)
     outputs = [(rows, a.out or one.data / "examples.parquet")]
     if a.csv:
