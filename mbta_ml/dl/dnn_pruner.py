@@ -153,7 +153,7 @@ class Sparse(Learning):
                         weight.mul_(self.masks[name])
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #1ea21ff9
-TUNING = {"rounds": 2, "learning_rate": 1e-3, "weight_decay": 0.1, "batch_rows": 2048}
+TUNING = {"rounds": 2, "learning_rate": 1e-3, "weight_decay": 0.1, "batch_rows": 512}
 
 
 def finished(

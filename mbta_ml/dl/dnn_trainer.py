@@ -30,7 +30,7 @@ from ..ml.xgboost_trainer import chosen_features
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #0a43ba2e
 DEFAULTS = {
     "width": 256, "layers": 2, "members": 1, "bins": 16, "number_size": 8, "name_size": 8, "dropout": 0.1, "forget": 0.1,
-    "learning_rate": 2e-3, "weight_decay": 0.1, "batch_rows": 2048,
+    "learning_rate": 2e-3, "weight_decay": 0.1, "batch_rows": 512,
 }
 MOST_EPOCHS = 6  # a round is an epoch
 NUMBERS = {  # name → whole, least, most

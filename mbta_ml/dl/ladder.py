@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pace', 'Rung', 'graph_rung', 'mixed', 'trees_rungs', 'fitted_network', 'network_rung', 'pruned_rung', 'both',
-           'quantized_rung', 'climb', 'table_of', 'ladder', 'shown', 'worth_it', 'plot_ladder', 'bars']
+           'quantized_rung', 'student_rungs', 'climb', 'table_of', 'ladder', 'shown', 'worth_it', 'plot_ladder', 'bars']
 
 # %% ../../nbs/dl/08_ladder.ipynb #5b2abf5b
 import time
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from . import dnn_trainer
 from .dnn_pruner import TUNING, Pruned, tuned, without_neurons, zeros
+from .knowledge_distiller import School, alone, distill, labels_of
 from .latency import Candidate, graph_candidate, identity_candidate, latency, trees_candidate
 from .network import Network, Vocabulary, parameters_of
 from .onnx_export import nodes_of, to_onnx, trees_to_onnx
@@ -34,9 +35,10 @@ class Pace:
     rounds: int = xgboost_trainer.MOST_ROUNDS  # at most
     net: dict = field(default_factory=dict)  # beyond the defaults of the DNN job
     epochs: int = dnn_trainer.MOST_EPOCHS  # at most
-    neurons: tuple[float, ...] = (0.4, 0.6, 0.7)  # shares that go, one after the other
+    neurons: tuple[float, ...] = (0.4, 0.58)  # shares that go, one after the other
     weights: tuple[float, ...] = (0.8, 0.9)
     tuning: dict = field(default_factory=lambda: {**TUNING, "rounds": 2})  # after each share
+    student: dict = field(default_factory=dict)  # beyond the defaults of the distiller's job
     threads: int = 2
     seed: int = 0
 
@@ -155,6 +157,18 @@ def quantized_rung(
     done = quantize(rung.stored, Onnx(session_of(rung.stored, "a rung"), net.features, vocabulary.values, None), lesson)
     return done.form, graph_rung(done.content, net.features, vocabulary.values, lesson, time.monotonic() - began, parameters=rung.parameters, tables=rung.tables, zeros=rung.zeros)
 
+# %% ../../nbs/dl/08_ladder.ipynb #2a905c0d
+def student_rungs(
+    lesson: Lesson,
+    pace: Pace,
+) -> dict[str, Rung]:
+    "A student, and the same without a teacher"
+    school = School(trees=pace.trees, rounds=pace.rounds, net=pace.net, epochs=pace.epochs, seed=pace.seed, threads=pace.threads)
+    labels, params = labels_of(lesson, school), {**pace.student, "seed": pace.seed % 2**31, "nthread": pace.threads}
+    pupils = {"student": params, "student, no teacher": alone(params)}
+    rung = lambda done: graph_rung(done.content, done.model.features, {}, lesson, done.train_seconds, parameters=done.parameters)
+    return {name: rung(distill(lesson, labels, each)) for name, each in pupils.items()}
+
 # %% ../../nbs/dl/08_ladder.ipynb #7dc57cf0
 def climb(
     lesson: Lesson,
@@ -176,6 +190,8 @@ def climb(
         form, rung = quantized_rung(rungs[name], net, vocabulary, lesson)
         rungs[f"{name}, fewer bits"] = rung
         say(f"{name}: {form}")
+    rungs |= student_rungs(lesson, pace)
+    say(f"student: {rungs['student'].train_seconds:.0f} s")
     return rungs
 
 # %% ../../nbs/dl/08_ladder.ipynb #0484bef7
@@ -258,7 +274,7 @@ def bars(
     "Which bars are met"
     t = table.T
     percent = lambda name, other: 100 * (t[name]["mae_seconds"] / t[other]["mae_seconds"] - 1)
-    trees, graph, net, mean, neurons, weights = "XGBoost", "XGBoost, ONNX", "DNN", "XGBoost + DNN", "DNN, fewer neurons", "DNN, fewer weights"
+    trees, graph, net, mean, neurons, weights, student, twin = "XGBoost", "XGBoost, ONNX", "DNN", "XGBoost + DNN", "DNN, fewer neurons", "DNN, fewer weights", "student", "student, no teacher"
     asked = [  # found, must, aim: at most where the bound is of an error or a share of time, else at least
         ("DNN against XGBoost, MAE %", percent(net, trees), "<=", 0.5, -0.7),
         ("XGBoost + DNN against XGBoost, MAE %", percent(mean, trees), "<=", None, -2.0),
@@ -270,6 +286,10 @@ def bars(
         ("fewer weights: zeros %", 100 * t[weights]["zeros"], ">=", 79.9, 89.9),
         ("fewer weights: compressed file, times smaller", t[net]["compressed_bytes"] / t[weights]["compressed_bytes"], ">=", 3, 3),
         ("XGBoost in ONNX: one row, times faster", t[trees]["p50_us"] / t[graph]["p50_us"], ">=", 10, 25),
+        ("student: file, times smaller than XGBoost's", t[trees]["bytes"] / t[student]["bytes"], ">=", 100, 200),
+        ("student against XGBoost, its teacher, MAE %", percent(student, trees), "<=", 2, 1),
+        ("student against the one without a teacher, MAE %", percent(student, twin), "<=", -0.01, -0.01),
+        ("student: one row, times Identity", t[student]["times_identity"], "<=", 2.5, 1.5),
     ]
     holds = lambda value, sign, bound: bound is not None and (value <= bound if sign == "<=" else value >= bound)
     rows = [{"what": what, "found": value, "must": must, "aim": aim, "verdict": "aim met" if holds(value, sign, aim) else "met" if holds(value, sign, must) else "missed" if must is not None else "aim missed"} for what, value, sign, must, aim in asked]
