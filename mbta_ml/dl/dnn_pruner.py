@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCORED_ROWS', 'RAMP', 'LOOK_STEPS', 'TUNING', 'KINDS', 'TIMED', 'MOST_LOSS', 'COLOURS', 'importances', 'narrowed',
            'without_neurons', 'matrices', 'masks', 'zeros', 'Sparse', 'finished', 'Pruned', 'tuned', 'walk', 'sizes',
-           'nonzero_of', 'measured', 'picked', 'plot_pareto', 'Plan', 'params_of', 'read_params', 'plan_of', 'prune',
-           'shown', 'pictured', 'ratios', 'parser_of', 'asked_plan', 'learn', 'main']
+           'nonzero_of', 'measured', 'picked', 'plot_pareto', 'Plan', 'params_of', 'read_params', 'prune', 'shown',
+           'pictured', 'ratios', 'parser_of', 'asked_plan', 'learn', 'main']
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #71ca467c
 import argparse
@@ -14,7 +14,7 @@ import copy
 import gzip
 import io
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ from .network import DNN, Network, Shape, described, parameters_of, weights_of
 from .onnx_export import to_onnx
 from .training import Learning, Recipe, drawn_from, mae, pinball, tensors
 from ..etl.sources import command
-from ..files import read_json, write_json
-from ..ml.job import Lesson, Trained, Work, job_main, params_from, training_arguments
+from ..files import read_json
+from ..ml.job import Lesson, Trained, Work, job_main, kept_plan, params_from, training_arguments
 from ..ml.ml_utils import judged
 from ..registry import companions, model_file, read_sidecar
 
@@ -314,19 +314,6 @@ def read_params(
         return checked_param(name, value)
     return params_from(path, check, '{"rounds": 2, "learning_rate": 0.0005}')
 
-
-def plan_of(
-    work: Work,
-    given: Plan | None,  # None: a run is resumed
-) -> Plan:
-    "The plan of a run, which its folder keeps for a resumed one"
-    path = work.run.experiment / "plan.json"
-    if not path.is_file():
-        if given is None:
-            raise ValueError(f"{path} is missing, so nobody knows what was to be pruned; start a new run")
-        write_json(path, asdict(given))
-    return Plan(**read_json(path))
-
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #8a84f6b5
 def prune(
     lesson: Lesson,
@@ -418,7 +405,7 @@ def learn(
     if work.asked.trials:
         work.log("note: pruning walks --ratios and searches nothing; --trials has no effect")
     tuning = {**TUNING, **(work.asked.params or {}), "seed": work.asked.seed % 2**31, "nthread": work.asked.threads}
-    return prune(work.lesson, plan_of(work, asked), tuning, work.log)
+    return prune(work.lesson, kept_plan(work, asked, Plan), tuning, work.log)
 
 
 def main(

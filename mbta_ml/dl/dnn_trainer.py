@@ -22,7 +22,7 @@ from .network import DNN, Network, Shape, Vocabulary, described, network_of, wei
 from .onnx_export import to_onnx
 from .training import Fitted, Learning, Recipe, drawn_from, fit_network, tensors
 from ..etl.sources import command
-from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, job_main, params_from
+from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, checked, job_main, params_from
 from ..ml.ml_utils import judged
 from ..ml.search import Range, Trial, best_of
 from ..ml.xgboost_trainer import chosen_features
@@ -44,13 +44,7 @@ def checked_param(
     value,
 ):  # the value, whole where it has to be
     "One parameter, or a sentence on what it may be"
-    if name not in NUMBERS:
-        raise ValueError(f"{name} is no parameter; expected some of {', '.join(sorted(NUMBERS))}")
-    whole, least, most = NUMBERS[name]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not least <= value <= most or whole and value != int(value):
-        raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
-    return int(value) if whole else float(value)
+    return checked(name, value, NUMBERS)
 
 
 def read_params(

@@ -7,8 +7,8 @@ __all__ = ['TEACHERS', 'SECONDS', 'CAP', 'STUDENTS', 'DEFAULTS', 'MOST_EPOCHS', 
            'fitted_trees', 'fitted_network', 'taught', 'block_teachers', 'labels_of', 'rows_for', 'bounded', 'Student',
            'spans', 'Scaled', 'Linear', 'steps', 'in_8_bits', 'MLP', 'Trees', 'student_of', 'fit_student',
            'learning_of', 'Distilled', 'alone', 'as_model', 'distill', 'told_apart', 'shown', 'timed', 'checked_param',
-           'read_params', 'Tutoring', 'shared', 'smallest', 'Plan', 'parser_of', 'asked_plan', 'plan_of', 'kept_labels',
-           'train', 'learn', 'main']
+           'read_params', 'Tutoring', 'shared', 'smallest', 'Plan', 'parser_of', 'asked_plan', 'kept_labels', 'train',
+           'learn', 'main']
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #54805813
 import argparse
@@ -32,9 +32,9 @@ from .network import deviations
 from .onnx_export import Graph, array, difference, nodes_of, to_onnx
 from .training import Learning, Recipe, drawn_from
 from ..etl.sources import command
-from ..files import atomic_path, read_json, write_json
+from ..files import atomic_path
 from ..ml import xgboost_trainer
-from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, job_main, params_from, training_arguments
+from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, checked, job_main, kept_plan, params_from, training_arguments
 from ..ml.ml_utils import compare, judged
 from ..ml.search import Range, Trial, best_of
 from ..ml.xgboost_trainer import arrays, chosen_features
@@ -528,13 +528,7 @@ def checked_param(
     value,
 ):  # the value, whole where it has to be
     "One parameter, or a sentence on what it may be"
-    if name not in NUMBERS:
-        raise ValueError(f"{name} is no parameter; expected some of {', '.join(sorted(NUMBERS))}")
-    whole, least, most = NUMBERS[name]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not least <= value <= most or whole and value != int(value):
-        raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
-    return int(value) if whole else float(value)
+    return checked(name, value, NUMBERS)
 
 
 def read_params(
@@ -615,21 +609,6 @@ def asked_plan(
         return Plan(a.teacher or Plan.teacher, a.student or Plan.student)
     if a.teacher or a.student:
         raise ValueError("--resume takes --teacher and --student from the run; leave them out, or start a new run")
-
-
-def plan_of(
-    work: Work,
-    given: Plan | None,  # None: a run is resumed
-) -> Plan:
-    "The plan of a run, which its folder keeps for a resumed one"
-    path = work.run.experiment / "plan.json"
-    if not path.is_file():
-        if given is None:
-            raise ValueError(f"{path} is missing, so nobody knows who was to teach whom; start a new run")
-        write_json(path, asdict(given))
-    return Plan(**read_json(path))
-
-
 def kept_labels(
     path: Path,  # Parquet
     make: Callable[[], pd.DataFrame],
@@ -673,7 +652,7 @@ def learn(
     school: School = School(),  # how teachers learn
 ) -> Trained:
     "Ask the teachers, search if that was asked for, then train"
-    plan, lesson, given, trials, about = plan_of(work, asked), work.lesson, dict(work.asked.params or {}), [], {}
+    plan, lesson, given, trials, about = kept_plan(work, asked, Plan), work.lesson, dict(work.asked.params or {}), [], {}
     rounds, sizes = given.pop("rounds", MOST_EPOCHS), STUDENTS[plan.student].SIZES
     if wrong := [name for name in given if name not in {**DEFAULTS, **sizes}]:
         raise ValueError(f"{', '.join(wrong)}: no parameter of the student {plan.student}; expected some of {', '.join(sorted({**DEFAULTS, **sizes}))}")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CALLED', 'CLUSTER_THREADS', 'TICK_SECONDS', 'JUDGED', 'CHECKPOINTS', 'Asked', 'as_config', 'as_asked', 'whole_number',
-           'training_arguments', 'params_from', 'asked_of', 'resumed', 'Log', 'parts_of', 'last_known', 'Lesson',
-           'lesson_of', 'Trained', 'metrics', 'judged_rows', 'sidecar', 'searched', 'draw', 'Work', 'keep', 'finish',
-           'writable', 'code_of', 'run_job', 'work_on', 'job_main']
+           'training_arguments', 'checked', 'params_from', 'asked_of', 'resumed', 'Log', 'parts_of', 'last_known',
+           'Lesson', 'lesson_of', 'Trained', 'metrics', 'judged_rows', 'sidecar', 'searched', 'draw', 'Work',
+           'kept_plan', 'keep', 'finish', 'writable', 'code_of', 'run_job', 'work_on', 'job_main']
 
 # %% ../../nbs/ml/03_job.ipynb #75d7f540
 import argparse
@@ -110,6 +110,26 @@ def training_arguments(
     return parser
 
 # %% ../../nbs/ml/03_job.ipynb #e0767496
+def checked(
+    name: str,
+    value,
+    numbers: dict[str, tuple[bool, float, float]],  # name → whole, least, most
+    words: dict[str, tuple[str, ...]] = {},  # name → what it may be
+):  # the value, whole where it has to be
+    "One parameter, or a sentence on what it may be"
+    if name in words:
+        if value not in words[name]:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(words[name])}")
+        return value
+    if name not in numbers:
+        raise ValueError(f"{name} is no parameter; expected some of {', '.join(sorted({*numbers, *words}))}")
+    whole, least, most = numbers[name]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most or whole and value != int(value):
+        raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+    return int(value) if whole else float(value)
+
+
 def params_from(
     path: Path,  # JSON: parameters by name
     check,  # (name, value) → the value, or a sentence on what it may be
@@ -371,6 +391,20 @@ class Work:
     def track(self, trial: Trial) -> None:
         "A trial, for W&B"
         self.tracker.trial(trial.number, trial.params, trial.curve, {"state": trial.state, "error_seconds": trial.error_seconds, "rounds": trial.rounds})
+
+# %% ../../nbs/ml/03_job.ipynb #6fee728c
+def kept_plan(
+    work: Work,
+    given,  # what the command line asks for beyond what every job takes, a dataclass; None: a run is resumed
+    kind: type,  # of it
+):  # the same, or that of the resumed run
+    "The plan of a run, which its folder keeps for a resumed one"
+    path = work.run.experiment / "plan.json"
+    if not path.is_file():
+        if given is None:
+            raise ValueError(f"{path} is missing, so nobody knows what was planned; start a new run")
+        write_json(path, asdict(given))
+    return kind(**read_json(path))
 
 # %% ../../nbs/ml/03_job.ipynb #adb515e0
 def keep(

@@ -9,7 +9,6 @@ __all__ = ['DEFAULTS', 'MOST_ROUNDS', 'OBJECTIVES', 'PATIENCE', 'NUMBERS', 'WORD
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #8a309bf0
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from ..authenticate import compute
 from ..config import Settings
 from ..etl.sources import command, read_sources
 from ..etl.xgboost_etl import FEATURES, examples
-from .job import Asked, Lesson, Trained, Work, job_main, lesson_of
+from .job import Asked, Lesson, Trained, Work, checked, job_main, lesson_of, params_from
 from .search import Range, best_of
 from ..predict import Residuals, XGBoost, matrix
 
@@ -49,35 +48,14 @@ def checked_param(
     value,
 ):  # the value, whole where it has to be
     "One parameter, or a sentence on what it may be"
-    if name in WORDS:
-        if value not in WORDS[name]:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(WORDS[name])}")
-        return value
-    if name not in NUMBERS:
-        raise ValueError(f"{name} is no parameter; expected some of {', '.join(sorted({*NUMBERS, *WORDS}))}")
-    whole, least, most = NUMBERS[name]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not least <= value <= most or whole and value != int(value):
-        raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
-    return int(value) if whole else float(value)
+    return checked(name, value, NUMBERS, WORDS)
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #83101b00
 def read_params(
     path: Path,  # JSON: XGBoost's parameters by name, and `rounds`, the most of them
 ) -> dict:
     "Parameters from a file, such as the `params.json` of an earlier run"
-    try:
-        given = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"--params {path} cannot be read ({error.strerror}); expected a file of JSON") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON; expected an object such as {{\"max_depth\": 6, \"eta\": 0.1}}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} holds no object; expected one such as {{\"max_depth\": 6, \"eta\": 0.1}}")
-    try:
-        return {name: checked_param(name, value) for name, value in given.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return params_from(path, checked_param, '{"max_depth": 6, "eta": 0.1}')
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #a4db2db3
 OF_THE_DAY = ("minute_of_day", "day_of_week", "line_30", "line_120", "network_30", "network_120")
