@@ -26,8 +26,8 @@ from ..config import Settings
 from .bigquery_client import Service, check_price, downloaded, finished, parse_dataset, reader_of
 from .bigquery_contracts import bad_rows, breaches_of, breaks, good, is_tally, rules_of, tally, tallied, too_empty
 from .contracts import MOVE, Broken, move_aside
-from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, records_of, service_date, to_schema
-from .stop_event_sql import ARROW, COLUMNS, FRAMES, KNOWN_AT, NUMBER, SERVICE_DAY, STEPS, TEXT, TIME, WHOLE, connect
+from .records import INSTANT, STOP_EVENTS, TIMETABLE, Records, records_of, service_date, to_schema
+from .stop_event_sql import ARROW, COLUMNS, FRAMES, KNOWN_AT, NUMBER, ONCE, SERVICE_DAY, STEPS, TEXT, TIME, WHOLE, connect
 from .tables import check_columns
 from ..files import atomic_path, locked, read_json, write_json
 
@@ -120,13 +120,14 @@ COUNTS = f"""
 SELECT service_date, reason, COUNT(*) AS n, MAX(recorded_at) AS recorded_at
 FROM (SELECT COALESCE(service_date, {SERVICE_DAY.format(instant="updated_at")}) AS service_date, COALESCE(dropped_for, 'kept') AS reason, recorded_at FROM pings) AS fates
 GROUP BY service_date, reason
+UNION ALL SELECT service_date, 'kept once', COUNT(*), NULL FROM ({ONCE}) AS once GROUP BY service_date
 UNION ALL SELECT service_date, 'arrival reported after the departure', COUNT(*), NULL FROM arrivals WHERE reported_too_late GROUP BY service_date
 UNION ALL SELECT service_date, 'arrival that runs backwards', COUNT(*), NULL FROM backwards GROUP BY service_date
 """
 EXTRA = [("reason", pa.string()), ("n", pa.int64())]
-ASKED = {"stop_events": pa.schema([*STOP_EVENTS, ("position", pa.int64())]), "positions": POSITIONS, "timetable": TIMETABLE,
+ASKED = {"stop_events": pa.schema([*STOP_EVENTS, ("position", pa.int64())]), "timetable": TIMETABLE,
          "counts": pa.schema([("service_date", pa.date32()), ("recorded_at", INSTANT), *EXTRA])}
-WIDE = pa.schema([("frame", pa.string()), *ASKED["stop_events"], ("updated_at", INSTANT), ("recorded_at", INSTANT), *EXTRA])
+WIDE = pa.schema([("frame", pa.string()), *ASKED["stop_events"], ("recorded_at", INSTANT), *EXTRA])
 SQL_TYPES = {pa.string(): "STRING", pa.date32(): "DATE", INSTANT: "TIMESTAMP", pa.float64(): "FLOAT64", pa.bool_(): "BOOL"}
 
 
@@ -162,7 +163,7 @@ WHERE {never} OR (updated_at IS NULL OR (updated_at >= @since AND updated_at < @
 GROUP BY day"""
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #050accfe
-KEPT = {"stop_events": STOP_EVENTS, "positions": POSITIONS, "timetable": TIMETABLE}
+KEPT = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE}
 FILED = {frame: pa.schema([field for field in schema if field.name != "service_date"]) for frame, schema in KEPT.items()}  # the folder's name says the date
 
 
@@ -251,8 +252,7 @@ def chunks(
     return made
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #d13c6969
-ORDER = {"stop_events": ["service_date", "trip_id", "vehicle_id", "position"], "timetable": ["service_date", "trip_id", "stop_sequence", "stop_id"],
-         "positions": ["updated_at", "recorded_at", "vehicle_id", "trip_id", "stop_id", "service_date", "latitude", "longitude"]}
+ORDER = {"stop_events": ["service_date", "trip_id", "vehicle_id", "position"], "timetable": ["service_date", "trip_id", "stop_sequence", "stop_id"]}
 
 
 def in_order(
@@ -421,7 +421,7 @@ def read_bigquery(
     source: str = "",  # named in messages and in the result; empty: `bigquery:` and `where`
     say: Callable = print,  # takes a line: what is scanned, what it costs, what is tried again
     quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
-) -> Records:  # stop events, timetable and positions
+) -> Records:  # stop events and timetable
     "Stop events from a BigQuery dataset, by way of the days that are on the disk already"
     service, tables, first, folder = opened(where, one, start, to, source, say)
     with locked(folder / ".lock", str(folder), one.bigquery_timeout_seconds, say):
@@ -430,6 +430,7 @@ def read_bigquery(
         dropped = contracts_kept(pull, counts, quarantine)
     for each in counts.values():
         dropped.update({reason: n for reason, n in each.items() if not is_tally(reason)})
-    dropped["exact duplicate"] = dropped.pop("kept", 0) - frames["positions"].num_rows
-    held = {"stop events": frames["stop_events"], "timetable": frames["timetable"], "positions": in_order(frames["positions"], "positions")}
-    return records_of(service.source, held, dropped, quarantine, is_synthetic(service, tables))
+    kept = dropped.pop("kept", 0)
+    dropped["exact duplicate"] = kept - dropped.pop("kept once", 0)
+    held = {"stop events": frames["stop_events"], "timetable": frames["timetable"]}
+    return records_of(service.source, held, dropped, quarantine, is_synthetic(service, tables), tracked=kept > 0)

@@ -142,10 +142,7 @@ CONTRACTS |= {contract.name: contract for contract in (
              {"route_id": 0.1, "direction_id": 0.1, "arrival": 0.95, "departure": 0.95}, ("service_date", "trip_id", "stop_id", "stop_sequence")),
     Contract("timetable", {name: kind for name, kind in _VISIT.items() if name != "vehicle_id"},
              (*_VISIT_RULES, _in_order("scheduled_arrival", "scheduled_departure"), _once("service_date", "trip_id", "stop_sequence", "stop_id")),
-             {"route_id": 0.1, "direction_id": 0.1}, ("service_date", "trip_id", "stop_id", "stop_sequence")),
-    Contract("positions", {**{name: _VISIT[name] for name in ("service_date", "trip_id", "vehicle_id", "stop_id")}, "updated_at": TIME, "recorded_at": TIME,
-                           "latitude": NUMBER, "longitude": NUMBER},
-             (*_present("service_date", "trip_id", "stop_id", "updated_at", "recorded_at"), _in_order("updated_at", "recorded_at"), *_PLACE), {}, ("trip_id", "vehicle_id", "updated_at")))}
+             {"route_id": 0.1, "direction_id": 0.1}, ("service_date", "trip_id", "stop_id", "stop_sequence")))}
 
 # %% ../../nbs/etl/00a_contracts.ipynb #0eb9e6b0
 _EXAMPLE = {"service_date": DATE, "trip_id": TEXT, "vehicle_id": TEXT, "route_id": TEXT, "direction_id": WHOLE, "stop_id": TEXT, "station_id": TEXT, "origin_id": TEXT,
@@ -339,10 +336,8 @@ def check_frames(
     "Hold frames against their contracts"
     with duckdb.connect(config={"threads": 2}) as con:
         con.execute("SET timezone = 'UTC'")
-        for i, (contract, frame) in enumerate(frames):
-            ordered = any(rule.beside for rule in contract.rules)  # whether a rule looks at other rows; numbering ten million positions for nothing takes its time
-            con.register(f"frame_{i}", frame.append_column("row_number", pa.array(np.arange(1, len(frame) + 1))) if ordered else frame)
+        for i, (_, frame) in enumerate(frames):
+            con.register(f"frame_{i}", frame.append_column("row_number", pa.array(np.arange(1, len(frame) + 1))))
         names, counts = check(con, source, [(contract, f"frame_{i}") for i, (contract, _) in enumerate(frames)], quarantine)
-        kept = [con.sql(f"FROM {name}").to_arrow_table() if name.startswith("kept") else frame for name, (_, frame) in zip(names, frames)]
-    kept = [frame.sort_by("row_number") if "row_number" in frame.column_names else frame for frame in kept]
+        kept = [con.sql(f"FROM {name} ORDER BY row_number").to_arrow_table() if name.startswith("kept") else frame for name, (_, frame) in zip(names, frames)]
     return [frame.select(contract.columns).cast(given.schema) for frame, (contract, given) in zip(kept, frames)], counts

@@ -68,7 +68,7 @@ def freshest(
     records: Records,
 ) -> pd.Timestamp:  # UTC
     "When the last record came in"
-    columns = [records.stop_events[f"{what}_recorded_at"] for what in ("arrival", "departure")] + [records.positions["recorded_at"]]
+    columns = [records.stop_events[f"{what}_recorded_at"] for what in ("arrival", "departure")]
     return max(column.to_pandas().max() for column in columns if column.null_count < len(column))
 
 
@@ -143,25 +143,22 @@ def lags(
     records: Records,
 ) -> pd.Series:  # seconds
     "Between what happened and when it was recorded"
-    if records.positions.num_rows:
-        frame = records.positions.select(["updated_at", "recorded_at"]).to_pandas()
-        return (frame["recorded_at"] - frame["updated_at"]).dt.total_seconds()
-    frame = records.stop_events.select(["arrival_reported", "arrival_recorded_at"]).to_pandas().dropna()
-    return (frame["arrival_recorded_at"] - frame["arrival_reported"]).dt.total_seconds()
+    times = {name: records.stop_events[name].to_pandas() for what in ("arrival", "departure") for name in (f"{what}_reported", f"{what}_recorded_at")}
+    return pd.concat([times[f"{what}_recorded_at"] - times[f"{what}_reported"] for what in ("arrival", "departure")]).dropna().dt.total_seconds()
 
 
 def plot_lags(
     records: Records,
 ) -> Figure | None:  # None where a source says nothing of it
-    "The share of records that were known within so many seconds"
+    "The share of reports that were known within so many seconds"
     seconds = lags(records)
     if seconds.empty or seconds.max() == 0:
         return None
     figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
     ordered = np.sort(seconds)
     axis.step(ordered, 100 * np.arange(1, len(ordered) + 1) / len(ordered), where="post", color="#003da5")
-    axis.set(xlim=(0, max(np.quantile(ordered, 0.995), 1)), ylim=(0, 100), xlabel="seconds from what happened to its being recorded", ylabel="records (%)",
-             title=f"Half of the records come within {np.quantile(ordered, 0.5):.0f} s, 99 % within {np.quantile(ordered, 0.99):.0f} s, the last after {ordered[-1]:,.0f} s")
+    axis.set(xlim=(0, max(np.quantile(ordered, 0.995), 1)), ylim=(0, 100), xlabel="seconds from an arrival or departure to its being recorded", ylabel="reports (%)",
+             title=f"Half of the reports come within {np.quantile(ordered, 0.5):.0f} s, 99 % within {np.quantile(ordered, 0.99):.0f} s, the last after {ordered[-1]:,.0f} s")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -178,7 +175,8 @@ def at_a_glance(
     return {
         "stop events": f"{len(events):,}, of {events['trip_id'].to_pandas().nunique():,} trips on {events['route_id'].to_pandas().nunique():,} routes",
         "service dates": f"{dates.min()} to {dates.max()}, {dates.nunique():,} of them",
-        "timetable, positions": f"{records.timetable.num_rows:,} and {records.positions.num_rows:,} rows",
+        "timetable": f"{records.timetable.num_rows:,} rows",
+        "followed between stops": "yes" if records.tracked else "no",
         "missing": ", ".join(f"{name} {share:.1%}" for name, share in missing.items() if share) or "nothing",
         "freshest record": f"{last.tz_convert(BOSTON):%Y-%m-%d %H:%M:%S} in Boston, {age} old",
         "synthetic": "yes" if records.synthetic else "no",

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from .. import __version__
 from .archive import spans
 from .gtfs_realtime import OFFICIAL, LiveRecords
-from .records import INSTANT, POSITIONS, STOP_EVENTS, TIMETABLE, Records, known_before, records_of, service_date, to_schema
+from .records import INSTANT, STOP_EVENTS, TIMETABLE, Records, known_before, records_of, service_date, to_schema
 from ..files import atomic_path, read_json, write_json
 
 # %% ../../nbs/etl/03e_extract.ipynb #37879400
-FRAMES = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE, "positions": POSITIONS, "official": OFFICIAL}
+FRAMES = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE, "official": OFFICIAL}
 
 
 def _last_heard(events: pa.Table) -> pa.ChunkedArray:
@@ -47,7 +47,7 @@ def gathered(
     if start is None:
         return frames
     moment, day = pa.scalar(start, INSTANT), service_date(pd.Series([start]))[0].date()
-    heard = {"stop_events": _last_heard(frames["stop_events"]), "positions": frames["positions"]["recorded_at"], "official": frames["official"]["recorded_at"]}
+    heard = {"stop_events": _last_heard(frames["stop_events"]), "official": frames["official"]["recorded_at"]}
     since = {name: pc.greater_equal(at, moment) for name, at in heard.items()}
     since["timetable"] = pc.greater_equal(frames["timetable"]["service_date"], pa.scalar(day))
     return {name: table.filter(since[name]) for name, table in frames.items()}
@@ -97,7 +97,7 @@ def about_extract(
     "What an extract says of itself"
     dropped = sum((Counter(r.dropped) for r in records), Counter())
     return {"version": __version__, "sources": [r.source for r in records], "from": start and start.isoformat(), "to": to and to.isoformat(),
-            "synthetic": all(r.synthetic for r in records), "dropped": dict(sorted(dropped.items())), "rows": {name: table.num_rows for name, table in frames.items()}}
+            "synthetic": all(r.synthetic for r in records), "tracked": any(r.tracked for r in records), "dropped": dict(sorted(dropped.items())), "rows": {name: table.num_rows for name, table in frames.items()}}
 
 
 def write_extract(
@@ -132,17 +132,18 @@ def _read_frame(folder: Path, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _is_complete(about: dict) -> bool:
+def _check_complete(about: dict, place: Path):
+    "Refuse what an extract of another version, or nobody's, says of itself"
     rows, dropped = about.get("rows"), about.get("dropped")
     counts = isinstance(rows, dict) and isinstance(dropped, dict) and all(type(n) is int for n in (*rows.values(), *dropped.values()))
-    return counts and set(FRAMES) <= set(rows) and isinstance(about.get("synthetic"), bool)
+    if not counts or not set(FRAMES) <= set(rows) or not all(isinstance(about.get(name), bool) for name in ("synthetic", "tracked")):
+        raise ValueError(f"{place} does not say all that an extract says of itself; expected rows, dropped, synthetic and tracked; extract the source again")
 
 
 def _opened(path: Path) -> tuple[dict, dict]:
     "The frames of an extract, and what it says of itself"
     if about := read_json(path / ABOUT):
-        if not _is_complete(about):
-            raise ValueError(f"{path / ABOUT} does not say all that an extract says of itself; expected rows, dropped and synthetic; extract the source again")
+        _check_complete(about, path / ABOUT)
         return {name: _read_frame(_place(path, name), schema) for name, schema in FRAMES.items()}, about
     if path.is_file():
         try:
@@ -150,7 +151,8 @@ def _opened(path: Path) -> tuple[dict, dict]:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); extract the source again") from None
         if b"mbta_ml" in (table.schema.metadata or {}):
-            return {"stop_events": to_schema(table, STOP_EVENTS).replace_schema_metadata()}, json.loads(table.schema.metadata[b"mbta_ml"])
+            _check_complete(about := json.loads(table.schema.metadata[b"mbta_ml"]), path)
+            return {"stop_events": to_schema(table, STOP_EVENTS).replace_schema_metadata()}, about
     raise FileNotFoundError(f"{path} is no extract; expected a folder or a file that python -m mbta_ml.etl.gcp_dataloader wrote")
 
 # %% ../../nbs/etl/03e_extract.ipynb #8788cc45
@@ -167,9 +169,9 @@ def read_extract(
             raise ValueError(f"{path} holds {table.num_rows:,} rows of {name}; expected {said:,}, which were written; extract the source again")
     frames = {name: frames.get(name, schema.empty_table()) for name, schema in FRAMES.items()}
     if to is not None:
-        before = lambda table: table.filter(pc.less(table["recorded_at"], pa.scalar(to, INSTANT)))
-        frames |= {"stop_events": known_before(frames["stop_events"], to), "positions": before(frames["positions"]), "official": before(frames["official"])}
-    held = records_of(source, {name.replace("_", " "): frames[name] for name in ("stop_events", "timetable", "positions")}, about["dropped"], quarantine, about["synthetic"])
+        said_before = pc.less(frames["official"]["recorded_at"], pa.scalar(to, INSTANT))
+        frames |= {"stop_events": known_before(frames["stop_events"], to), "official": frames["official"].filter(said_before)}
+    held = records_of(source, {"stop events": frames["stop_events"], "timetable": frames["timetable"]}, about["dropped"], quarantine, about["synthetic"], about["tracked"])
     return LiveRecords(**vars(held), official=frames["official"]) if frames["official"].num_rows else held
 
 # %% ../../nbs/etl/03e_extract.ipynb #3ec99131
@@ -183,7 +185,7 @@ def summary(
         return "no stop events"
     trips, routes = events.group_by(["service_date", "trip_id"]).aggregate([]).num_rows, len(events["route_id"].unique())
     lines = [f"{events.num_rows:>12,} stop events of {trips:,} trips on {routes} routes, {spans(sorted(events['service_date'].unique().to_pylist()))}",
-             *[f"{frames[name].num_rows:>12,} {words}" for name, words in (("timetable", "rows of the timetable"), ("positions", "positions"), ("official", "predictions of the MBTA")) if frames[name].num_rows],
+             *[f"{frames[name].num_rows:>12,} {words}" for name, words in (("timetable", "rows of the timetable"), ("official", "predictions of the MBTA")) if frames[name].num_rows],
              *[f"{n:>12,} left out: {reason}" for reason, n in about["dropped"].items()],
              f"the freshest record is of {pc.max(_last_heard(events)).as_py():%Y-%m-%d %H:%M:%S} UTC" + (", and simulated" if about["synthetic"] else "")]
     return "\n".join(lines)

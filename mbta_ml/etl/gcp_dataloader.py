@@ -294,8 +294,7 @@ def tables_of_source(
     (records,) = read_sources([uri], replace(one, bigquery_past_days=1), to, timetable, start, quarantine)
     frames = gathered([records], start)
     made = tables_of_events(Records(uri, frames["stop_events"], frames["timetable"], synthetic=records.synthetic))
-    left = {"position between stops": frames["positions"].num_rows, **{what: n for what, n in records.dropped.items() if what.startswith("quarantined")}}
-    return replace(made, untold={**made.untold, **{what: n for what, n in left.items() if n}})
+    return replace(made, untold={**made.untold, **{what: n for what, n in records.dropped.items() if what.startswith("quarantined")}})
 
 
 def together(

@@ -225,7 +225,7 @@ def _stop_events(folders: list[Path], to: pd.Timestamp | None, source: str, quar
             con.register("announced", announced)
             events, blanked = _mended(con, found.stop_events)
     dropped = {**dropped, **blanked, **{reason: n + dropped.get(reason, 0) for reason, n in found.dropped.items()}}
-    return Records(source, checked(events, source), TIMETABLE.empty_table(), found.positions, {reason: n for reason, n in sorted(dropped.items()) if n})
+    return Records(source, checked(events, source), TIMETABLE.empty_table(), {reason: n for reason, n in sorted(dropped.items()) if n}, tracked=found.tracked)
 
 # %% ../../nbs/etl/03b_gtfs_realtime.ipynb #fa64cfc4
 SILENT_SECONDS = 300
@@ -268,9 +268,9 @@ def read_gtfs_rt(
     to: pd.Timestamp | None = None,  # what was recorded from then on is left out; None: nothing is
     quarantine: Path | None = None,  # where records that break a rule go; None: they are an error
 ) -> LiveRecords:  # without a timetable: there are no stop times in a feed
-    "Stop events, positions and official predictions from archived GTFS-Realtime"
+    "Stop events and official predictions from archived GTFS-Realtime"
     found = _stop_events(directories(pattern), to, f"gtfs_rt:{pattern}", quarantine)
-    return LiveRecords(found.source, found.stop_events, found.timetable, found.positions, found.dropped, official=read_official(pattern, to))
+    return LiveRecords(found.source, found.stop_events, found.timetable, found.dropped, tracked=found.tracked, official=read_official(pattern, to))
 
 
 OFFICIAL_SECONDS = """

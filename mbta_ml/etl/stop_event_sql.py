@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'SERVICE_DAY', 'TEXT', 'WHOLE', 'NUMBER', 'TIME', 'COLUMNS', 'ARROW', 'TIMETABLE_STEP', 'TRIP_DAYS',
-           'KNOWN_AT', 'PINGS', 'FATES', 'VISIT', 'VISIT_TIMES', 'VISITS', 'ALONG', 'PASSAGES', 'ARRIVALS', 'TRIP',
-           'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'POSITIONS_STEP', 'STEPS', 'FRAMES', 'to_duckdb', 'connect',
-           'by_hand', 'query']
+           'KNOWN_AT', 'PINGS', 'ONCE', 'FATES', 'VISIT', 'VISIT_TIMES', 'VISITS', 'ALONG', 'PASSAGES', 'ARRIVALS',
+           'TRIP', 'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'STEPS', 'FRAMES', 'to_duckdb', 'connect', 'by_hand',
+           'query']
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #c8fe442d
 import io
@@ -167,7 +167,12 @@ SELECT * EXCEPT (unusable, clock_date),
 FROM dated
 """
 
-FATES = "SELECT COALESCE(dropped_for, 'kept') AS reason, COUNT(*) AS n FROM pings GROUP BY dropped_for"
+ONCE = "SELECT DISTINCT * FROM pings WHERE dropped_for IS NULL"
+
+FATES = f"""
+SELECT COALESCE(dropped_for, 'kept') AS reason, COUNT(*) AS n FROM pings GROUP BY dropped_for
+UNION ALL SELECT 'kept once', COUNT(*) FROM ({ONCE})
+"""
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #1e2a8318
 VISIT = "service_date, trip_id, vehicle_id, stop_sequence, stop_id"
@@ -290,17 +295,10 @@ SELECT 'arrival reported after the departure' AS reason, COUNT(*) AS n FROM arri
 UNION ALL SELECT 'arrival that runs backwards', (SELECT COUNT(*) FROM backwards)
 """
 
-# %% ../../nbs/etl/01c_stop_event_sql.ipynb #76674915
-POSITIONS_STEP = """
-WITH single AS (SELECT DISTINCT * FROM pings WHERE dropped_for IS NULL)
-SELECT service_date, trip_id, NULLIF(vehicle_id, '') AS vehicle_id, stop_id, updated_at, recorded_at, latitude, longitude FROM single
-ORDER BY updated_at, recorded_at, vehicle_id, trip_id, stop_id, service_date, latitude, longitude
-"""
-
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #a604b18d
 STEPS = {"timetable": TIMETABLE_STEP, "trip_days": TRIP_DAYS, "pings": PINGS, "visit_times": VISIT_TIMES, "visits": VISITS, "passages": PASSAGES,
          "arrivals": ARRIVALS, "backwards": BACKWARDS}  # in the order in which they are made
-FRAMES = {"stop_events": STOP_EVENTS_STEP, "positions": POSITIONS_STEP, "fates": FATES, "blanked": BLANKED,
+FRAMES = {"stop_events": STOP_EVENTS_STEP, "fates": FATES, "blanked": BLANKED,
           "timetable": "SELECT * FROM timetable ORDER BY service_date, trip_id, stop_sequence, stop_id"}  # what comes out
 
 

@@ -259,7 +259,7 @@ def lesson_of(
 ) -> Lesson:
     "Examples of the sources, in parts"
     start, to = asked.span
-    every = TICK_SECONDS if any(r.positions.num_rows for r in sources) else None
+    every = TICK_SECONDS if any(r.tracked for r in sources) else None
     frame = examples(sources, every_seconds=every, start=start, at_most=asked.train_rows, seed=asked.seed).to_pandas()
     end = last_known(sources) if to is None else min(to, last_known(sources))
     parts = parts_of(frame, end)
