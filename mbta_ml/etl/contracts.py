@@ -328,13 +328,18 @@ def check(
     return names, counts
 
 # %% ../../nbs/etl/00a_contracts.ipynb #68a48934
+@cache
+def _for_frames() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 2})
+
+
 def check_frames(
     source: str,
     frames: list[tuple[Contract, pa.Table]],
     quarantine: Path | None = None,
 ) -> tuple[list[pa.Table], dict]:  # the frames without what was moved; how many rows that were, by rule
     "Hold frames against their contracts"
-    with duckdb.connect(config={"threads": 2}) as con:
+    with _for_frames().cursor() as con:
         con.execute("SET timezone = 'UTC'")
         for i, (_, frame) in enumerate(frames):
             con.register(f"frame_{i}", frame.append_column("row_number", pa.array(np.arange(1, len(frame) + 1))))
