@@ -115,7 +115,10 @@ def codes(
     vocabulary: dict[str, list[str]],  # category → values; the code is the place in the list, from 1 on
 ) -> np.ndarray:  # int64, rows × categories; 0 for unknown
     "The names in each row as numbers"
-    return np.stack([pd.Index(values, dtype=str).get_indexer(named(frame, category)) + 1 for category, values in vocabulary.items()], axis=1).astype(np.int64)
+    found = np.zeros((len(frame), len(vocabulary)), np.int64)
+    for c, (category, values) in enumerate(vocabulary.items()):
+        found[:, c] = pd.Index(values, dtype=str).get_indexer(named(frame, category)) + 1
+    return found
 
 # %% ../nbs/03_predict.ipynb #cd6d2c5c
 GRAPH_ROWS = 8192  # that a graph answers at once

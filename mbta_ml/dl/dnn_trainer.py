@@ -26,15 +26,16 @@ from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, checked, job_mai
 from ..ml.ml_utils import judged
 from ..ml.search import Range, Trial, best_of
 from ..ml.xgboost_trainer import chosen_features
+from ..predict import CATEGORIES
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #0a43ba2e
 DEFAULTS = {
-    "width": 256, "layers": 2, "members": 1, "bins": 16, "number_size": 8, "name_size": 8, "dropout": 0.1, "forget": 0.1,
+    "width": 256, "layers": 2, "members": 1, "bins": 32, "number_size": 8, "name_size": 0, "dropout": 0.1, "forget": 0.1,
     "learning_rate": 2e-3, "weight_decay": 0.1, "batch_rows": 512,
 }
 MOST_EPOCHS = 6  # a round is an epoch
 NUMBERS = {  # name → whole, least, most
-    "rounds": (True, 1, 1000), "width": (True, 4, 4096), "layers": (True, 1, 8), "members": (True, 1, 64), "bins": (True, 2, 256), "number_size": (True, 1, 64), "name_size": (True, 1, 64),
+    "rounds": (True, 1, 1000), "width": (True, 4, 4096), "layers": (True, 1, 8), "members": (True, 1, 64), "bins": (True, 2, 256), "number_size": (True, 1, 64), "name_size": (True, 0, 64),
     "dropout": (False, 0, 0.9), "forget": (False, 0, 0.9), "learning_rate": (False, 1e-6, 1), "weight_decay": (False, 0, 10), "batch_rows": (True, 16, 1e6),
 }
 
@@ -59,7 +60,7 @@ def shape_of(
 ) -> Shape:
     "The network that parameters ask for"
     names = params["name_size"]
-    return Shape((params["width"],) * params["layers"], params["members"], params["bins"], params["number_size"], (names, 2, names, names, names), params["dropout"], params["forget"])
+    return Shape((params["width"],) * params["layers"], params["members"], params["bins"], params["number_size"], (names, 2, names, names, names) if names else (), params["dropout"], params["forget"])
 
 
 def recipe_of(
@@ -78,7 +79,7 @@ def network_for(
 ) -> Network:
     "A network that has learned nothing yet but where its features lie"
     with drawn_from(params["seed"], params["nthread"]):
-        net = Network(shape_of(params), features, counts)
+        net = Network(shape_of(params), features, counts if params["name_size"] else ())
     net.numbers.fit(x)
     return net
 
@@ -93,7 +94,7 @@ def fit(
     checkpoint: Path | None = None,
 ) -> tuple[Fitted, Vocabulary]:
     "Fit a network on `train`, stopping when `validation` gets no better"
-    features, vocabulary = features or chosen_features(train), Vocabulary.of(train)
+    features, vocabulary = features or chosen_features(train), Vocabulary.of(train, categories=CATEGORIES if params["name_size"] else ())
     rows, watched = (None if part is None else tensors(part, features, vocabulary) for part in (train, None if validation is None else validation[judged(validation)]))
     net = network_for(rows["x"].numpy(), features, vocabulary.sizes, params)
     return fit_network(net, rows, watched, recipe_of(params, rounds), epochs, checkpoint=checkpoint), vocabulary
@@ -124,7 +125,7 @@ def train(
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #6b31f385
 SPACE = {
     "width": (64, 128, 256, 512), "layers": Range(1, 3, whole=True), "dropout": Range(0.0, 0.4), "forget": Range(0.0, 0.5),
-    "learning_rate": Range(5e-4, 8e-3, log=True), "weight_decay": Range(1e-3, 1.0, log=True), "members": (1, 4),
+    "learning_rate": Range(5e-4, 8e-3, log=True), "weight_decay": Range(1e-3, 1.0, log=True), "members": (1, 4), "name_size": (0, 8),
 }
 ROUNDS_OF_AN_EPOCH = 50
 

@@ -376,7 +376,7 @@ class Trees(Student):
 STUDENTS = {"linear": Linear, "mlp": MLP, "trees": Trees}
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #54bd54e3
-DEFAULTS = {"soft": 0.7, "margin_seconds": 0.0, "temperature": 1.0, "learning_rate": 5e-3, "weight_decay": 0.1, "batch_rows": 1024}
+DEFAULTS = {"soft": 0.5, "margin_seconds": 0.0, "temperature": 1.0, "learning_rate": 5e-3, "weight_decay": 0.1, "batch_rows": 1024}
 MOST_EPOCHS = 15  # a round is an epoch
 
 

@@ -8,6 +8,7 @@ __all__ = ['FEWEST_ROWS', 'QUANTILES', 'BATCH_ROWS', 'Vocabulary', 'Shape', 'qua
 
 # %% ../../nbs/dl/00_network.ipynb #14c56cfe
 import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,9 +30,9 @@ class Vocabulary:
     values: dict[str, list[str]]  # category → values; the code is the place in the list, from 1 on
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, fewest: int = FEWEST_ROWS) -> "Vocabulary":
+    def of(cls, frame: pd.DataFrame, fewest: int = FEWEST_ROWS, categories: Iterable[str] = CATEGORIES) -> "Vocabulary":
         "The values with at least `fewest` rows"
-        counts = {category: named(frame, category).value_counts() for category in CATEGORIES}
+        counts = {category: named(frame, category).value_counts() for category in categories}
         return cls({category: sorted(count.index[count >= fewest]) for category, count in counts.items()})
 
     @property
@@ -51,7 +52,7 @@ class Shape:
     members: int = 8  # networks that share the body; 1: a plain one
     bins: int = 16  # pieces of each feature's encoding
     number_size: int = 8  # numbers that a feature becomes
-    category_sizes: tuple[int, ...] = (8, 2, 8, 8, 8)  # numbers that each category's code becomes
+    category_sizes: tuple[int, ...] = (8, 2, 8, 8, 8)  # numbers that each category's code becomes; empty: it takes no codes
     dropout: float = 0.1  # share of neurons that rest in training
     forget: float = 0.1  # share of codes that are made unknown in training
 
@@ -121,7 +122,7 @@ class Categories(nn.Module):
         "Rows × all numbers"
         if self.training and self.forget:
             codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.forget)
-        return torch.cat([table(codes[:, c]) for c, table in enumerate(self.tables)], 1)
+        return torch.cat([torch.empty(len(codes), 0, device=codes.device), *(table(codes[:, c]) for c, table in enumerate(self.tables))], 1)
 
 # %% ../../nbs/dl/00_network.ipynb #d7375869
 QUANTILES = (0.1, 0.5, 0.9)

@@ -165,14 +165,18 @@ def written_network(
 ) -> bytes:
     "A network as an ONNX graph"
     graph = Graph()
-    categories, real = add_categories(graph, net.categories)
-    raw = add_body(graph, net, graph("Concat", add_numbers(graph, net.numbers), categories, axis=1), real)
+    hidden, real = add_numbers(graph, net.numbers), np.empty(0, bool)
+    if net.categories.tables:
+        names, real = add_categories(graph, net.categories)
+        hidden = graph("Concat", hidden, names, axis=1)
+    raw = add_body(graph, net, hidden, real)
     apart = graph("Mul", graph("Softplus", raw), np.float32([-1, 0, 1]))
     said = graph("Add", apart, graph("Gather", raw, np.int64([1]), axis=-1))
     said = graph("ReduceMean", said, np.int64([0]), keepdims=0) if len(net.head) > 1 else said
     scale = graph("Sqrt", graph("Add", graph("Gather", "x", np.int64([net.lookup]), axis=1), np.float32([60])))
     graph("Mul", said, scale)
-    return graph.written({"x": (np.float32, len(net.features)), "codes": (np.int64, len(net.categories.tables))}, 3)
+    codes = {"codes": (np.int64, len(net.categories.tables))} if net.categories.tables else {}
+    return graph.written({"x": (np.float32, len(net.features))} | codes, 3)
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #27f6bd52
 TOLERANCE_SECONDS = 0.05
@@ -205,14 +209,15 @@ def probes(
 def to_onnx(
     net: "Network",
 ) -> bytes:
-    "A network as an ONNX graph: `x` and `codes` in; the deviation at 10, 50 and 90 %, rows × 3, out"
+    "A network as an ONNX graph: `x`, and `codes` where it takes them, in; the deviation at 10, 50 and 90 %, rows × 3, out"
     from mbta_ml.dl.network import deviations
     slope, offset = array(net.numbers.slope), array(net.numbers.offset)
     x = probes([-o[s > 0] / s[s > 0] for s, o in zip(slope, offset)])
     x[:, net.lookup] = np.abs(np.nan_to_num(x[:, net.lookup]))  # always known
-    codes = np.stack([np.random.default_rng(n).integers(0, table.num_embeddings, len(x)) for n, table in enumerate(net.categories.tables)], 1)
+    counts = [table.num_embeddings for table in net.categories.tables]
+    codes = np.random.default_rng(0).integers(0, counts, (len(x), len(counts)))
     graph = written_network(net)
-    difference(graph, {"x": x, "codes": codes}, deviations(net, x, codes))
+    difference(graph, {"x": x} | ({"codes": codes} if counts else {}), deviations(net, x, codes))
     return graph
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #77672a4c
