@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCORED_ROWS', 'RAMP', 'LOOK_STEPS', 'TUNING', 'NUMBERS', 'KINDS', 'TIMED', 'MOST_LOSS', 'COLOURS', 'importances',
-           'narrowed', 'without_neurons', 'matrices', 'masks', 'zeros', 'Sparse', 'answered', 'guided', 'finished',
-           'Pruned', 'tuned', 'cut_down', 'walk', 'sizes', 'nonzero_of', 'measured', 'picked', 'plot_pareto', 'Plan',
-           'params_of', 'read_params', 'recipe_of', 'prune', 'shown', 'pictured', 'ratios', 'parser_of', 'asked_plan',
-           'learn', 'main']
+           'narrowed', 'without_neurons', 'matrices', 'masks', 'zeros', 'Sparse', 'answered', 'guided', 'Pruned',
+           'tuned', 'cut_down', 'walk', 'sizes', 'nonzero_of', 'measured', 'picked', 'plot_pareto', 'Plan', 'params_of',
+           'read_params', 'recipe_of', 'prune', 'shown', 'pictured', 'ratios', 'parser_of', 'asked_plan', 'learn',
+           'main']
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #71ca467c
 import argparse
@@ -178,37 +178,27 @@ def guided(
     return (1 - guide) * pinball(said, rows) + guide * far.sum(-1).mean()
 
 
-def finished(
-    learning: Learning,
-) -> tuple[Network, int]:  # the epochs that were kept
-    "The network once it has learned"
-    while not learning.over:
-        learning.learn()
-    if learning.best_weights:
-        learning.average.load_state_dict(learning.best_weights)
-    return learning.average.cpu().eval(), learning.best[1] or learning.epoch
-
-
 @dataclass(frozen=True)
 class Pruned:
     "A network of which something was taken"
     kind: str  # of `KINDS`
     ratio: float  # share of its neurons, or of its hidden layers' weights, that is gone
     net: Network
-    epochs: int = 0  # of fine-tuning that were kept
+    epochs: int = 0  # of fine-tuning
 
 
 def tuned(
     cut: Pruned,
     train: dict[str, torch.Tensor],  # as from `answered`
-    validation: dict[str, torch.Tensor] | None,  # as from `tensors`; None: the whole schedule
     recipe: Recipe,
     guide: float,  # see `guided`
 ) -> Pruned:
     "What was pruned, once it has learned on"
-    learned = (copy.deepcopy(cut.net), train, validation, recipe, partial(guided, guide=guide))
-    net, epochs = finished(Sparse(*learned, ratio=cut.ratio) if cut.kind == "weights" else Learning(*learned))
-    return replace(cut, net=net, epochs=epochs)
+    learned = (copy.deepcopy(cut.net), train, None, recipe, partial(guided, guide=guide))
+    learning = Sparse(*learned, ratio=cut.ratio) if cut.kind == "weights" else Learning(*learned)
+    while not learning.over:
+        learning.learn()
+    return replace(cut, net=learning.average.cpu().eval(), epochs=learning.epoch)
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #b8ff7f73
 KINDS = {"neurons": (0.4, 0.55, 0.7), "weights": (0.6, 0.8, 0.88, 0.92)}  # ratios of each
@@ -219,7 +209,6 @@ def cut_down(
     ratios: tuple[float, ...],
     dense: Network,  # as it was trained
     train: dict[str, torch.Tensor],  # as from `tensors`
-    validation: dict[str, torch.Tensor] | None,  # None: the whole schedule, each time
     recipe: Recipe,
     guide: float,  # see `guided`
 ) -> Iterator[Pruned]:
@@ -227,7 +216,7 @@ def cut_down(
     net, rows = dense, answered(train, dense)
     for ratio in sorted(ratios):
         cut = Pruned(kind, ratio, without_neurons(net, ratio, dense.shape, train) if kind == "neurons" else net)
-        yield (done := tuned(cut, rows, validation, recipe, guide))
+        yield (done := tuned(cut, rows, recipe, guide))
         net = done.net
 
 
@@ -243,7 +232,7 @@ def walk(
     "All candidates"
     found = [Pruned("unpruned", 0.0, dense)]
     for kind, ratios in {"unpruned": (0.0,), **grid}.items():
-        for cut in cut_down(kind, ratios, dense, train, validation, recipe, guide):
+        for cut in cut_down(kind, ratios, dense, train, recipe, guide):
             found.append(cut)
             say(f"{kind}, {cut.ratio:.0%} gone: validation error {mae(cut.net, validation):.2f} s")
     return found
@@ -380,11 +369,11 @@ def prune(
         "As far as the pick, from these rows"
         whole, vocabulary = fit(parts[part], None, params, plan.rounds, fitted.epochs, fitted.net.features)
         ratios = [ratio for ratio in plan.grid.get(taken.kind, (0.0,)) if ratio <= taken.ratio and taken.epochs]
-        *_, last = whole.net, *(cut.net for cut in cut_down(taken.kind, ratios, whole.net, tensors(parts[part], whole.net.features, vocabulary), None, recipe, tuning["guide"]))
+        *_, last = whole.net, *(cut.net for cut in cut_down(taken.kind, ratios, whole.net, tensors(parts[part], whole.net.features, vocabulary), recipe, tuning["guide"]))
         return DNN(last, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end)
 
     judging, shipping = again("before test"), again("all")
-    return Trained(shipping, judging, to_onnx(shipping.net), "onnx", tuning, max(1, taken.epochs), tuning["rounds"], fitted.curves, time.monotonic() - began,
+    return Trained(shipping, judging, to_onnx(shipping.net), "onnx", tuning, tuning["rounds"], tuning["rounds"], fitted.curves, time.monotonic() - began,
                    about=described(shipping.net, shipping.vocabulary) | {"pruned": {"run": plan.model, "kind": taken.kind, "ratio": taken.ratio, "candidates": table.to_dict("records")}},
                    files={"dnn_pruner.pt": weights_of(shipping.net), "candidates.csv": table.to_csv(index=False).encode(), "pareto.png": pictured(table)})
 

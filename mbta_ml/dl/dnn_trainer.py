@@ -175,7 +175,7 @@ def narrowest(
     "The narrowest of the trials near the best, the best of equals"
     best = best_of(trials)
     near = [t for t in trials if best and t.state == best.state and t.error_seconds <= NEAR * best.error_seconds]
-    return min(near, key=lambda t: (t.params["width"] * t.params["layers"], t.error_seconds), default=None)
+    return min(near, key=lambda t: (t.params["width"] * t.params["layers"], t.params["name_size"], t.error_seconds), default=None)
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #52d01e4d
 def base_params(

@@ -132,7 +132,7 @@ def pruned_rung(
     "A network without most of its neurons, or weights"
     began, rows = time.monotonic(), tensors(lesson.parts["before test"], net.features, vocabulary)
     recipe = recipe_of({**pace.tuning, "seed": pace.seed % 2**31, "nthread": pace.threads})
-    *_, last = cut_down(kind, getattr(pace, kind), net, rows, None, recipe, pace.tuning["guide"])
+    *_, last = cut_down(kind, getattr(pace, kind), net, rows, recipe, pace.tuning["guide"])
     return network_rung(last.net, vocabulary, lesson, time.monotonic() - began)
 
 # %% ../../nbs/dl/08_ladder.ipynb #47096738
@@ -270,7 +270,7 @@ def plot_ladder(
 # %% ../../nbs/dl/08_ladder.ipynb #981c4a2e
 def bars(
     table: pd.DataFrame,  # as from `ladder`
-    teacher: str = "XGBoost",  # the rung that taught the students
+    teacher: str,  # the rung that taught the students
 ) -> pd.DataFrame:  # what, found, must, aim, verdict
     "Which bars are met"
     t = table.T

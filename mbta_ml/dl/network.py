@@ -120,7 +120,7 @@ class Categories(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         "Rows × all numbers"
-        if self.training and self.forget:
+        if len(self.tables) and self.training and self.forget:
             codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.forget)
         return torch.cat([torch.empty(len(codes), 0, device=codes.device), *(table(codes[:, c]) for c, table in enumerate(self.tables))], 1)
 

@@ -234,6 +234,9 @@ def restore(
     found = torch.load(path, map_location=learning.device, weights_only=True)
     if found["recipe"] != asdict(learning.recipe):
         raise ValueError(f"{path} is a checkpoint of another recipe; remove it to begin anew")
+    sizes = lambda weights: {name: tuple(weight.shape) for name, weight in weights.items()}
+    if sizes(found["net"]) != sizes(learning.net.state_dict()):
+        raise ValueError(f"{path} is a checkpoint of another network, such as other defaults make; remove it to begin anew")
     for name in KEPT:
         setattr(learning, name, found[name])
     for name in ("net", "average", "optimizer"):

@@ -250,6 +250,8 @@ class Course:
 
     def __post_init__(self):
         self.done = {t.number: t for t in read_trials(self.path)}
+        if other := [t.number + 1 for t in self.done.values() if set(t.params) != set(self.space)]:
+            raise ValueError(f"trial {other[0]} of {self.path} has the parameters {', '.join(sorted(self.done[other[0] - 1].params))}; this search tries {', '.join(sorted(self.space))}: start a new run")
         self.todo = [n for n in range(self.trials) if n not in self.done]
         self.running, self.stopped, self.lost = {}, set(), {}  # number → (params, curve, rounds of the least error, began); …; number → processes lost
 
