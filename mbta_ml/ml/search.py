@@ -323,9 +323,9 @@ def guide_of(
 
     class Guide(Searcher):
         def suggest(self, trial_id):
-            if not course.todo or course.over():
+            if course.over() or not course.todo and not course.running:
                 return self.FINISHED
-            if (begun := begin(course)) is None:
+            if not course.todo or (begun := begin(course)) is None:  # one that still runs may be lost, and tried again
                 return None
             numbers[trial_id] = begun[0]
             return {"number": begun[0], "params": begun[1]}
