@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEXT', 'WHOLE', 'NUMBER', 'TIME', 'DATE', 'TRUTH', 'DUCKDB_TYPES', 'ENOUGH_ROWS', 'CONTRACTS', 'MOVE', 'Rule',
            'within', 'one_of', 'Contract', 'examples_contract', 'count_query', 'alone', 'Breach', 'Broken',
-           'type_breaches', 'breaches', 'move_aside', 'check', 'check_frames']
+           'type_breaches', 'repeats', 'breaches', 'move_aside', 'check', 'check_frames']
 
 # %% ../../nbs/etl/00a_contracts.ipynb #b93903e7
 import re
@@ -240,9 +240,26 @@ def _beside(contract: Contract, name: str, has: tuple, rule: Rule) -> str:
     return f"(SELECT *, {_translated(rule.beside.format(columns=columns))} AS beside FROM {name})"
 
 
-def _surely_once(con: duckdb.DuckDBPyConnection, name: str, rule: Rule) -> bool:
-    key = re.match(r"ROW_NUMBER\(\) OVER \(PARTITION BY (.*?) ORDER BY", rule.beside)
-    return bool(key) and con.sql(f"SELECT count(*) = count(DISTINCT hash({key[1]})) FROM {name}").fetchall()[0][0]
+def repeats(
+    con: duckdb.DuckDBPyConnection,
+    rows: str,  # what to read, as DuckDB names it
+    hashed: str,  # SQL of a hash
+) -> int:
+    "How many rows have a hash that another one has already"
+    chunks = con.sql(f"SELECT {hashed} AS hashed FROM {rows}").to_arrow_table()["hashed"].chunks
+    hashes = np.concatenate([np.empty(0, np.uint64), *(chunk.to_numpy() for chunk in chunks)])
+    hashes.sort()
+    return int(np.count_nonzero(hashes[1:] == hashes[:-1]))
+
+
+def _surely_holds(con: duckdb.DuckDBPyConnection, name: str, rule: Rule) -> bool:
+    "Whether hashes can tell that a rule which looks beside is kept"
+    key, order = re.search(r"OVER \(PARTITION BY (.*?) ORDER BY (.*?)( ROWS|\))", rule.beside).group(1, 2)
+    if rule.beside.startswith("ROW_NUMBER()"):
+        return repeats(con, name, f"hash({key})") == 0
+    run, value = con.sql(f"SELECT hash({key}) AS run, epoch_us({rule.column}) AS value FROM {name} WHERE {rule.column} IS NOT NULL ORDER BY run, {order}").to_arrow_table().columns
+    run, value = run.to_numpy(), value.to_numpy()
+    return not ((run[1:] == run[:-1]) & (value[1:] < value[:-1])).any()
 
 
 def _breach(con: duckdb.DuckDBPyConnection, contract: Contract, name: str, has: tuple, rule: Rule, rows: int) -> Breach | None:
@@ -263,7 +280,7 @@ def breaches(
     "All that is broken in one table whose types are right"
     has = tuple(con.sql(f"FROM {name} LIMIT 0").columns)
     counts = con.sql(_translated(count_query(contract, "given", tuple(c for c in contract.columns if c in has))).replace("FROM given", f"FROM {name}")).to_arrow_table().to_pylist()[0]
-    suspect = [rule for i, rule in enumerate(alone(contract, has)) if counts[f"broken_{i}"]] + [rule for rule in contract.rules if rule.beside and not _surely_once(con, name, rule)]
+    suspect = [rule for i, rule in enumerate(alone(contract, has)) if counts[f"broken_{i}"]] + [rule for rule in contract.rules if rule.beside and not _surely_holds(con, name, rule)]
     of_rows = [breach for rule in suspect if (breach := _breach(con, contract, name, has, rule, counts["n"]))]
     of_shares = [Breach(contract.name, column, f"{contract.name}, column {column}: {(counts['n'] - counts[f'there_{i}']) / counts['n']:.0%} of its {counts['n']:,} values are missing; expected at most {share:.0%}", 0, 0, ())
                  for i, (column, share) in enumerate(contract.missing.items()) if column in has and counts["n"] >= ENOUGH_ROWS and counts[f"there_{i}"] < (1 - share) * counts["n"]]

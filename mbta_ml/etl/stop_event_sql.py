@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'SERVICE_DAY', 'TEXT', 'WHOLE', 'NUMBER', 'TIME', 'COLUMNS', 'ARROW', 'TIMETABLE_STEP', 'TRIP_DAYS',
-           'KNOWN_AT', 'PINGS', 'ONCE', 'FATES', 'VISIT', 'VISIT_TIMES', 'VISITS', 'ALONG', 'PASSAGES', 'ARRIVALS',
-           'TRIP', 'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'STEPS', 'FRAMES', 'to_duckdb', 'connect', 'by_hand',
+           'KNOWN_AT', 'PINGS', 'ONCE', 'FATES', 'VISIT', 'VISIT_TIMES', 'VISITS', 'TRIP', 'ALONG', 'PASSAGES',
+           'ARRIVALS', 'BACKWARDS', 'STOP_EVENTS_STEP', 'BLANKED', 'STEPS', 'FRAMES', 'to_duckdb', 'connect', 'by_hand',
            'query']
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #c8fe442d
@@ -103,22 +103,24 @@ def by_hand(
 TIMETABLE_STEP = f"""
 WITH due AS (
   SELECT trip_id, stop_id, stop_sequence, route_id, direction_id, arrival_time, departure_time,
-    COALESCE(arrival_time, departure_time) AS due_at  -- the first stop of a trip has no arrival
+    COALESCE(arrival_time, departure_time) AS due_at,  -- the first stop of a trip has no arrival
+    DIV(UNIX_MICROS(COALESCE(arrival_time, departure_time)), 21600000000) AS quarter  -- of a day, counted from 1970
   FROM {{schedule}}
   WHERE trip_id IS NOT NULL AND stop_id IS NOT NULL AND COALESCE(arrival_time, departure_time) IS NOT NULL),
+quarters AS (SELECT trip_id, quarter, MIN(due_at) AS first_at, MAX(due_at) AS last_at FROM due GROUP BY trip_id, quarter),
 gaps AS (  -- more than six hours after the stop before: the same trip id, on another date
-  SELECT *, due_at > TIMESTAMP_ADD(LAG(due_at) OVER (PARTITION BY trip_id ORDER BY due_at, stop_sequence, stop_id), INTERVAL 6 HOUR)
-    AS starts_again FROM due),
+  SELECT *, first_at > TIMESTAMP_ADD(LAG(last_at) OVER (PARTITION BY trip_id ORDER BY quarter), INTERVAL 6 HOUR) AS starts_again FROM quarters),
 runs AS (
-  SELECT *, SUM(IF(starts_again, 1, 0)) OVER (PARTITION BY trip_id ORDER BY due_at, stop_sequence, stop_id
+  SELECT *, SUM(IF(starts_again, 1, 0)) OVER (PARTITION BY trip_id ORDER BY quarter
     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS run FROM gaps),
+begins AS (SELECT trip_id, quarter, MIN(first_at) OVER (PARTITION BY trip_id, run) AS begins_at FROM runs),
 begun AS (  -- the service day on which the run began, for all of its stops
-  SELECT trip_id, run, {SERVICE_DAY.format(instant="MIN(due_at)")} AS service_date FROM runs GROUP BY trip_id, run),
+  SELECT trip_id, quarter, {SERVICE_DAY.format(instant="begins_at")} AS service_date FROM begins),
 single AS (  -- a stop that is listed twice counts once
-  SELECT begun.service_date, runs.trip_id, runs.stop_id, runs.stop_sequence, MIN(runs.route_id) AS route_id, MIN(runs.direction_id) AS direction_id,
-    MIN(runs.arrival_time) AS scheduled_arrival, MIN(runs.departure_time) AS scheduled_departure
-  FROM runs JOIN begun ON begun.trip_id = runs.trip_id AND begun.run = runs.run
-  GROUP BY begun.service_date, runs.trip_id, runs.stop_id, runs.stop_sequence),
+  SELECT begun.service_date, due.trip_id, due.stop_id, due.stop_sequence, MIN(due.route_id) AS route_id, MIN(due.direction_id) AS direction_id,
+    MIN(due.arrival_time) AS scheduled_arrival, MIN(due.departure_time) AS scheduled_departure
+  FROM due JOIN begun ON begun.trip_id = due.trip_id AND begun.quarter = due.quarter
+  GROUP BY begun.service_date, due.trip_id, due.stop_id, due.stop_sequence),
 ends AS (SELECT service_date, trip_id, MIN(stop_sequence) AS first_sequence, MAX(stop_sequence) AS last_sequence FROM single GROUP BY service_date, trip_id)
 SELECT single.service_date, single.trip_id, single.stop_id, single.stop_sequence, single.scheduled_arrival, single.scheduled_departure,
   COALESCE(single.route_id, trips.route_id) AS route_id, COALESCE(single.direction_id, trips.direction_id) AS direction_id,
@@ -191,13 +193,15 @@ WITH first_pings AS (  -- what was recorded at one of the two instants of knowle
     IF(recorded_at = seen_recorded_at, route_id, NULL) AS route_id, IF(recorded_at = seen_recorded_at, direction_id, NULL) AS direction_id
   FROM visit_times JOIN pings USING ({VISIT})
   WHERE dropped_for IS NULL AND (recorded_at = seen_recorded_at OR recorded_at = stood_recorded_at))
-SELECT {VISIT}, earliest_at, earliest_stood_at, seen_recorded_at, stood_recorded_at,
+SELECT {VISIT}, MIN(earliest_at) AS earliest_at, MIN(earliest_stood_at) AS earliest_stood_at,  -- the same for all pings of a visit
+  MIN(seen_recorded_at) AS seen_recorded_at, MIN(stood_recorded_at) AS stood_recorded_at,
   MIN(seen_at) AS seen_at, MIN(stood_at) AS stood_at, MIN(route_id) AS route_id, MIN(direction_id) AS direction_id
-FROM first_pings GROUP BY {VISIT}, earliest_at, earliest_stood_at, seen_recorded_at, stood_recorded_at
+FROM first_pings GROUP BY {VISIT}
 """
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #7abcd3ac
-ALONG = "PARTITION BY service_date, trip_id, vehicle_id ORDER BY seen_at, stop_sequence, stop_id"
+TRIP = "service_date, trip_id, vehicle_id"
+ALONG = f"PARTITION BY {TRIP} ORDER BY seen_at, stop_sequence, stop_id"
 
 PASSAGES = f"""
 WITH beside AS (
@@ -208,7 +212,7 @@ WITH beside AS (
   FROM visits),
 leading AS (SELECT *, after_recorded_at IS NULL OR seen_recorded_at <= after_recorded_at AS leads FROM beside)
 SELECT * EXCEPT (leads, before_recorded_at, after_recorded_at),
-  MIN(IF(leads, seen_at, NULL)) OVER ({ALONG} ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS left_at,
+  MIN(IF(leads, seen_at, NULL)) OVER (PARTITION BY {TRIP} ORDER BY position ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS left_at,
   GREATEST(seen_recorded_at, after_recorded_at) AS left_recorded_at,  -- null at the last visit
   COALESCE(before_recorded_at > seen_recorded_at, TRUE) AS is_first  -- nothing before it was known when it was first seen
 FROM leading
@@ -217,27 +221,32 @@ FROM leading
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #686867ee
 ARRIVALS = """
 WITH due AS (SELECT * FROM timetable),
-by_stop AS (  -- where the stop sequence differs from the timetable's, the stop decides if it comes once
-  SELECT service_date, trip_id, stop_id, MIN(scheduled_arrival) AS scheduled_arrival, MIN(scheduled_departure) AS scheduled_departure,
-    LOGICAL_OR(is_first) AS is_first, LOGICAL_OR(is_last) AS is_last
-  FROM due GROUP BY service_date, trip_id, stop_id HAVING COUNT(*) = 1),
 trips AS (SELECT DISTINCT service_date, trip_id FROM due),
-known AS (
-  SELECT passages.*, stops.parent_station, stops.latitude, stops.longitude,
-    COALESCE(due.scheduled_arrival, by_stop.scheduled_arrival) AS scheduled_arrival,
-    COALESCE(due.scheduled_departure, by_stop.scheduled_departure) AS scheduled_departure,
-    trips.trip_id IS NULL OR STARTS_WITH(passages.trip_id, 'ADDED-') AS added,
-    COALESCE(due.is_first, by_stop.is_first, FALSE)
-      OR (passages.is_first AND (trips.trip_id IS NULL OR COALESCE(stood_recorded_at = seen_recorded_at AND stood_at = seen_at, FALSE))) AS unseen,
-    COALESCE(due.is_last, by_stop.is_last, FALSE) AS ends_here,
-    COALESCE(stood_recorded_at <= left_recorded_at, stood_recorded_at IS NOT NULL) AS in_time,
-    COALESCE(stops.vehicle_type = 3, FALSE) AS is_bus_stop
+placed AS (
+  SELECT passages.*, due.scheduled_arrival, due.scheduled_departure, due.is_first AS starts_here, due.is_last AS ends_here,
+    trips.trip_id IS NOT NULL AS announced, due.trip_id IS NULL AND trips.trip_id IS NOT NULL AS misplaced
   FROM passages
   LEFT JOIN due ON due.service_date = passages.service_date AND due.trip_id = passages.trip_id
     AND due.stop_id = passages.stop_id AND due.stop_sequence = passages.stop_sequence
-  LEFT JOIN by_stop ON by_stop.service_date = passages.service_date AND by_stop.trip_id = passages.trip_id AND by_stop.stop_id = passages.stop_id
-  LEFT JOIN trips ON trips.service_date = passages.service_date AND trips.trip_id = passages.trip_id
-  LEFT JOIN {stop} AS stops ON stops.id = passages.stop_id)
+  LEFT JOIN trips ON trips.service_date = passages.service_date AND trips.trip_id = passages.trip_id),
+by_stop AS (  -- where the stop sequence differs from the timetable's, the stop decides if it comes once
+  SELECT service_date, trip_id, stop_id, MIN(scheduled_arrival) AS scheduled_arrival, MIN(scheduled_departure) AS scheduled_departure,
+    LOGICAL_OR(is_first) AS is_first, LOGICAL_OR(is_last) AS is_last
+  FROM due WHERE EXISTS (SELECT 1 FROM placed WHERE misplaced AND placed.service_date = due.service_date AND placed.trip_id = due.trip_id AND placed.stop_id = due.stop_id)
+  GROUP BY service_date, trip_id, stop_id HAVING COUNT(*) = 1),
+known AS (
+  SELECT placed.* EXCEPT (scheduled_arrival, scheduled_departure, starts_here, ends_here, announced, misplaced), stops.parent_station, stops.latitude, stops.longitude,
+    COALESCE(placed.scheduled_arrival, by_stop.scheduled_arrival) AS scheduled_arrival,
+    COALESCE(placed.scheduled_departure, by_stop.scheduled_departure) AS scheduled_departure,
+    NOT announced OR STARTS_WITH(placed.trip_id, 'ADDED-') AS added,
+    COALESCE(starts_here, by_stop.is_first, FALSE)
+      OR (placed.is_first AND (NOT announced OR COALESCE(stood_recorded_at = seen_recorded_at AND stood_at = seen_at, FALSE))) AS unseen,
+    COALESCE(ends_here, by_stop.is_last, FALSE) AS ends_here,
+    COALESCE(stood_recorded_at <= left_recorded_at, stood_recorded_at IS NOT NULL) AS in_time,
+    COALESCE(stops.vehicle_type = 3, FALSE) AS is_bus_stop
+  FROM placed
+  LEFT JOIN by_stop ON misplaced AND by_stop.service_date = placed.service_date AND by_stop.trip_id = placed.trip_id AND by_stop.stop_id = placed.stop_id
+  LEFT JOIN {stop} AS stops ON stops.id = placed.stop_id)
 SELECT * EXCEPT (is_first, is_bus_stop, left_at, left_recorded_at, earliest_left_at),
   CASE WHEN unseen THEN NULL WHEN in_time THEN stood_at WHEN is_bus_stop THEN left_at END AS arrival_reported,
   CASE WHEN unseen THEN NULL WHEN in_time THEN stood_recorded_at WHEN is_bus_stop THEN left_recorded_at END AS arrival_recorded_at,
@@ -252,8 +261,6 @@ FROM known
 """
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #79a7e746
-TRIP = "service_date, trip_id, vehicle_id"
-
 BACKWARDS = f"""
 WITH suspicious AS (
   SELECT {TRIP}, position, arrival_reported, arrival_recorded_at FROM arrivals

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from ..authenticate import compute
 from ..config import Settings, settings
 from .gtfs_realtime import with_official
-from .past import LATEST, MINUTES, Past, Steps, after, as_of, codes, connect, count_up, gather, headways, joint, of, pace, place_of, sorted_names
+from .past import LATEST, MINUTES, Past, Steps, after, as_of, codes, connect, count_up, gather, headways, in_order, joint, of, pace, place_of, sorted_names
 from .records import BOSTON, INSTANT, Records, service_midnight
 from .sources import add_source_arguments, command, parsed, read_sources, seconds_argument
 from ..files import atomic_path
@@ -146,7 +146,7 @@ def ahead_by_pattern(
     stop, station = reached.things[reached.thing[step]] % (len(past.visits.stops) + 1), reached.columns["destination"][step]
     most = np.zeros(len(d.known), np.int64)
     np.maximum.at(most, departure, times)
-    order = np.lexsort((stop, -times, station, departure))
+    order = in_order(joint(departure, (station, len(past.visits.stations) + 1)), -times, stop)
     best = np.r_[True, (np.diff(departure[order]) != 0) | (np.diff(station[order]) != 0)][:len(order)]
     order = order[best & (times[order] * RARE >= most[departure[order]])]
     order = order[np.lexsort((stop[order], departure[order]))]
@@ -250,8 +250,9 @@ def with_running_times(
     r.running = np.where(running < 0, 0, running)
     left = d.known[r.departure] + r.running - r.made
     kept = np.flatnonzero((left >= -OVERDUE_SECONDS * 1000) & (left < HORIZON_SECONDS * 1000))
-    run = d.run[r.departure[kept]]
-    order = kept[np.lexsort((r.stop[kept], r.place[kept], r.running[kept], run, r.made[kept]))]
+    running = r.running[kept]
+    span = int(running.max(initial=0)) + 1
+    order = kept[in_order(r.instant[kept] * span + running.astype(np.int64), running, r.place[kept], r.stop[kept])]
     r = kept_in_order(r, list(vars(r)), order)
     r.low, r.high, r.current, r.recent, r.last = (of(values, r.number) for values in (low, high, last_ten, times.recent(asked), times.columns["travel"][asked]))
     r.seen = np.nan_to_num(of(times.seen(asked), r.number))
