@@ -177,7 +177,7 @@ def guided(
     far = (said - rows["whole"]).abs() * rows["weight"][:, None]
     return (1 - guide) * pinball(said, rows) + guide * far.sum(-1).mean()
 
-
+# %% ../../nbs/dl/05_dnn_pruner.ipynb #3ef2fed9
 @dataclass(frozen=True)
 class Pruned:
     "A network of which something was taken"

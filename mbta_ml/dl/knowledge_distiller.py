@@ -357,7 +357,7 @@ class Tutoring:
             error, epoch = learning.best
             yield learning.epoch * ROUNDS_OF_AN_EPOCH, error, epoch * ROUNDS_OF_AN_EPOCH
 
-
+# %% ../../nbs/dl/06_knowledge_distiller.ipynb #d89a29ba
 def shared(
     lesson: Lesson,
     labels: pd.DataFrame,  # as from `labels_of`
@@ -371,7 +371,7 @@ def shared(
     found = {"train": rows_for(parts["train"], features, labels, starts["validation"]), "validation": rows_for(parts["validation"][judged(parts["validation"])], features, labels, starts["test"])}
     return {f"{part}/{name}": tensor.numpy() for part, rows in found.items() for name, tensor in rows.items()} | {"student": student, "params": params, "rounds": rounds}
 
-
+# %% ../../nbs/dl/06_knowledge_distiller.ipynb #564e2076
 def smallest(
     trials: list[Trial],
     student: str,  # of `STUDENTS`

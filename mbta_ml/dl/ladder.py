@@ -49,7 +49,7 @@ class Pace:
         "As the jobs want it"
         return Asked(seed=self.seed, threads=self.threads)
 
-
+# %% ../../nbs/dl/08_ladder.ipynb #2ea3ef37
 @dataclass(frozen=True)
 class Rung:
     "A model, and what it says of the test part"

@@ -329,7 +329,7 @@ def table_request(
     found = table_resource(server, last) if re.search(r"/datasets/mbta/tables/[^/]+$", path) else None
     return (200, found) if found else None
 
-
+# %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #072caf4b
 def respond(
     server: StandIn,
     request: http.server.BaseHTTPRequestHandler,

@@ -261,7 +261,7 @@ def _surely_holds(con: duckdb.DuckDBPyConnection, name: str, rule: Rule) -> bool
     run, value = run.to_numpy(), value.to_numpy()
     return not ((run[1:] == run[:-1]) & (value[1:] < value[:-1])).any()
 
-
+# %% ../../nbs/etl/00a_contracts.ipynb #0c450564
 def _breach(con: duckdb.DuckDBPyConnection, contract: Contract, name: str, has: tuple, rule: Rule, rows: int) -> Breach | None:
     "Count the rows that break one rule, and fetch three"
     read = _beside(contract, name, has, rule) if rule.beside else name

@@ -212,7 +212,7 @@ def as_html(
         parts.append(f"<h2>{html.escape(records.source)}</h2><table>{facts}</table>" + "".join(f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">' for name, png in pictures(records).items()))
     return "\n".join(parts) + "\n"
 
-
+# %% ../../nbs/etl/08_data_report.ipynb #dda534e3
 def write_report(
     sources: list[Records],
     out: Path,  # a name in `.html`, or a folder

@@ -51,7 +51,7 @@ def dates_of(
     except ValueError:
         raise ValueError(f"{dataset} holds service_date={max(names, key=lambda n: (len(n) != 10, n))}; expected folders such as service_date=2024-03-04") from None
 
-
+# %% ../../nbs/etl/06a_days.ipynb #c8a8ec55
 def write_dates(
     records: Records,
     dataset: Path,

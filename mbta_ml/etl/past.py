@@ -180,7 +180,7 @@ def place_of(
     found = np.minimum(np.searchsorted(steps.things, thing), len(steps.things) - 1)
     return np.where(steps.things[found] == thing, found, -1)
 
-
+# %% ../../nbs/etl/05_past.ipynb #73e16a0c
 def as_of(
     steps: Steps,
     place: np.ndarray,  # from `place_of`
@@ -298,7 +298,7 @@ def shared_quantiles(
         found[n] = between(near[:, most], np.where(spot % 1 > 0, near[:, most + 1], near[:, most]), spot)
     return found
 
-
+# %% ../../nbs/etl/05_past.ipynb #39866574
 def quantiles(
     values: np.ndarray,
     begins: np.ndarray, ends: np.ndarray,  # of windows, at most `LATEST` long
@@ -400,7 +400,7 @@ def pace(
     columns = {"last_excess": excess, "recent_excess": since(excess, np.maximum(begin, n - 2)), "excess": since(excess, begin), "usual": since(usual, begin)}
     return {name: of(column, last) for name, column in columns.items()}
 
-
+# %% ../../nbs/etl/05_past.ipynb #da46895a
 MINUTES = (30, 120)
 
 

@@ -135,7 +135,7 @@ def usually_reached(
     departure, place, step = departure[step >= 0], place[step >= 0], step[step >= 0]
     return departure, step - reached.begins[place] + 1, step, reached
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #e2b70753
 def ahead_by_pattern(
     past: Past,
     d: SimpleNamespace,  # departures
@@ -155,7 +155,7 @@ def ahead_by_pattern(
     return begin, end - begin, {"stop": stop[order], "station": station[order], "place": unknown, "scheduled": unknown, "previous": reached.columns["previous"][step[order]],
                                 "is_last": unknown, "usual": np.ones(len(order), bool)}
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #84e9c382
 def stops_ahead(
     past: Past,
     d: SimpleNamespace,  # departures; gets `begin` and `count`
@@ -260,7 +260,7 @@ def with_running_times(
         r.previous = np.where(r.usual & (r.step >= 0), times.previous[r.step], r.previous)
     return r
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #3602fc85
 def with_schedule(
     past: Past,
     d: SimpleNamespace,  # departures
@@ -515,7 +515,7 @@ def piece_of(
     ticks = {"standing": r.standing[r.instant], "progress_excess": r.progress[r.instant]}
     return side_by_side(past, d, r, {**time_features(d, r), **links, **way, **ticks}, other_features(past, d, r, departure, made))
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #c3d1c0e1
 def pieces(
     records: list[Records],  # the sources
     memory: pa.Table | None = None,  # stop events that a model remembers: the past of a source that starts cold
@@ -641,7 +641,7 @@ def by_days(
         make_days(Path(folder), a.out, one, **how)
     return [a.out]
 
-
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #62b0154c
 def main(
     arguments: list[str] | None = None,
     one: Settings | None = None,
