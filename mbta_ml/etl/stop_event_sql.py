@@ -221,32 +221,27 @@ FROM leading
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #686867ee
 ARRIVALS = """
 WITH due AS (SELECT * FROM timetable),
-trips AS (SELECT DISTINCT service_date, trip_id FROM due),
-placed AS (
-  SELECT passages.*, due.scheduled_arrival, due.scheduled_departure, due.is_first AS starts_here, due.is_last AS ends_here,
-    trips.trip_id IS NOT NULL AS announced, due.trip_id IS NULL AND trips.trip_id IS NOT NULL AS misplaced
-  FROM passages
-  LEFT JOIN due ON due.service_date = passages.service_date AND due.trip_id = passages.trip_id
-    AND due.stop_id = passages.stop_id AND due.stop_sequence = passages.stop_sequence
-  LEFT JOIN trips ON trips.service_date = passages.service_date AND trips.trip_id = passages.trip_id),
 by_stop AS (  -- where the stop sequence differs from the timetable's, the stop decides if it comes once
   SELECT service_date, trip_id, stop_id, MIN(scheduled_arrival) AS scheduled_arrival, MIN(scheduled_departure) AS scheduled_departure,
     LOGICAL_OR(is_first) AS is_first, LOGICAL_OR(is_last) AS is_last
-  FROM due WHERE EXISTS (SELECT 1 FROM placed WHERE misplaced AND placed.service_date = due.service_date AND placed.trip_id = due.trip_id AND placed.stop_id = due.stop_id)
-  GROUP BY service_date, trip_id, stop_id HAVING COUNT(*) = 1),
+  FROM due GROUP BY service_date, trip_id, stop_id HAVING COUNT(*) = 1),
+trips AS (SELECT DISTINCT service_date, trip_id FROM due),
 known AS (
-  SELECT placed.* EXCEPT (scheduled_arrival, scheduled_departure, starts_here, ends_here, announced, misplaced), stops.parent_station, stops.latitude, stops.longitude,
-    COALESCE(placed.scheduled_arrival, by_stop.scheduled_arrival) AS scheduled_arrival,
-    COALESCE(placed.scheduled_departure, by_stop.scheduled_departure) AS scheduled_departure,
-    NOT announced OR STARTS_WITH(placed.trip_id, 'ADDED-') AS added,
-    COALESCE(starts_here, by_stop.is_first, FALSE)
-      OR (placed.is_first AND (NOT announced OR COALESCE(stood_recorded_at = seen_recorded_at AND stood_at = seen_at, FALSE))) AS unseen,
-    COALESCE(ends_here, by_stop.is_last, FALSE) AS ends_here,
+  SELECT passages.*, stops.parent_station, stops.latitude, stops.longitude,
+    COALESCE(due.scheduled_arrival, by_stop.scheduled_arrival) AS scheduled_arrival,
+    COALESCE(due.scheduled_departure, by_stop.scheduled_departure) AS scheduled_departure,
+    trips.trip_id IS NULL OR STARTS_WITH(passages.trip_id, 'ADDED-') AS added,
+    COALESCE(due.is_first, by_stop.is_first, FALSE)
+      OR (passages.is_first AND (trips.trip_id IS NULL OR COALESCE(stood_recorded_at = seen_recorded_at AND stood_at = seen_at, FALSE))) AS unseen,
+    COALESCE(due.is_last, by_stop.is_last, FALSE) AS ends_here,
     COALESCE(stood_recorded_at <= left_recorded_at, stood_recorded_at IS NOT NULL) AS in_time,
     COALESCE(stops.vehicle_type = 3, FALSE) AS is_bus_stop
-  FROM placed
-  LEFT JOIN by_stop ON misplaced AND by_stop.service_date = placed.service_date AND by_stop.trip_id = placed.trip_id AND by_stop.stop_id = placed.stop_id
-  LEFT JOIN {stop} AS stops ON stops.id = placed.stop_id)
+  FROM passages
+  LEFT JOIN due ON due.service_date = passages.service_date AND due.trip_id = passages.trip_id
+    AND due.stop_id = passages.stop_id AND due.stop_sequence = passages.stop_sequence
+  LEFT JOIN by_stop ON by_stop.service_date = passages.service_date AND by_stop.trip_id = passages.trip_id AND by_stop.stop_id = passages.stop_id
+  LEFT JOIN trips ON trips.service_date = passages.service_date AND trips.trip_id = passages.trip_id
+  LEFT JOIN {stop} AS stops ON stops.id = passages.stop_id)
 SELECT * EXCEPT (is_first, is_bus_stop, left_at, left_recorded_at, earliest_left_at),
   CASE WHEN unseen THEN NULL WHEN in_time THEN stood_at WHEN is_bus_stop THEN left_at END AS arrival_reported,
   CASE WHEN unseen THEN NULL WHEN in_time THEN stood_recorded_at WHEN is_bus_stop THEN left_recorded_at END AS arrival_recorded_at,
