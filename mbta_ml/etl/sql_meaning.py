@@ -111,6 +111,8 @@ INSTANTS = {
     "Cast DATE": [("SELECT CAST(DATETIME '2024-02-07 23:59:59' AS DATE), DATE '2024-02-29'", "2024-02-07, 2024-02-29", "conversion_functions#cast_as_date")],
     "Date": [("SELECT DATE(DATETIME '2024-03-10 23:30:00'), DATE(DATETIME '2024-03-10 00:00:00')", "2024-03-10, 2024-03-10", "date_functions#date")],
     "UnixDate": [("SELECT UNIX_DATE(DATE '2008-12-25'), UNIX_DATE(DATE '1969-12-31')", "14238, -1", "date_functions#unix_date")],
+    "IntDiv": [("SELECT DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 06:00:00+00'), 21600000000), DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 05:59:59.999999+00'), 21600000000), DIV(-7, 2), DIV(NULL, 2)",
+                "79169, 79168, -3, NULL", "mathematical_functions#div")],
     "UnixMicros": [("SELECT UNIX_MICROS(TIMESTAMP '2024-03-10 07:30:01.123456+00'), UNIX_MICROS(TIMESTAMP '1969-12-31 23:59:59.999999+00')",
                     "1710055801123456, -1", "timestamp_functions#unix_micros")],
     "DateAdd DAY": [("SELECT CAST(DATE_ADD(day, INTERVAL later DAY) AS DATE) FROM (SELECT DATE '2024-02-29' AS day, 1 AS later UNION ALL SELECT DATE '2024-03-01', -1) ORDER BY 1",
