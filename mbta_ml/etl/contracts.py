@@ -254,12 +254,14 @@ def repeats(
 
 def _surely_holds(con: duckdb.DuckDBPyConnection, name: str, rule: Rule) -> bool:
     "Whether hashes can tell that a rule which looks beside is kept"
-    key, order = re.search(r"OVER \(PARTITION BY (.*?) ORDER BY (.*?)( ROWS|\))", rule.beside).group(1, 2)
+    key = re.search(r"PARTITION BY (.*?) ORDER BY", rule.beside)[1]
     if rule.beside.startswith("ROW_NUMBER()"):
         return repeats(con, name, f"hash({key})") == 0
-    run, value = con.sql(f"SELECT hash({key}) AS run, epoch_us({rule.column}) AS value FROM {name} WHERE {rule.column} IS NOT NULL ORDER BY run, {order}").to_arrow_table().columns
-    run, value = run.to_numpy(), value.to_numpy()
-    return not ((run[1:] == run[:-1]) & (value[1:] < value[:-1])).any()
+    if rule != _FORWARD:
+        return False
+    rows = con.sql(f"SELECT hash({key}) AS run, epoch_us(arrival) AS arrival FROM {name} WHERE arrival IS NOT NULL ORDER BY run, row_number").to_arrow_table()
+    run, arrival = rows["run"].to_numpy(), rows["arrival"].to_numpy()
+    return not ((run[1:] == run[:-1]) & (arrival[1:] < arrival[:-1])).any()
 
 # %% ../../nbs/etl/00a_contracts.ipynb #0c450564
 def _breach(con: duckdb.DuckDBPyConnection, contract: Contract, name: str, has: tuple, rule: Rule, rows: int) -> Breach | None:

@@ -460,18 +460,15 @@ class Past:
         con.execute(VISITS + "DROP TABLE events;")
         v = self.visits = visits_of(con, timetable)
         con.execute("DROP TABLE known_visit; DROP TABLE visit;")
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(1) as pool:  # the two that take longest, at a time
             links = pool.submit(Links, v)
-            others = {
-                "at_stop": pool.submit(arrivals, v, v.stop, len(v.stops) + 1), "at_station": pool.submit(arrivals, v, v.station, len(v.stations) + 1),
-                "heard": pool.submit(Steps, v.run, v.first_known, v.k, station=v.station),  # where each run was last heard of
-                "stood": pool.submit(Steps, v.run, v.arrived_known, v.k, visit=np.arange(len(v.run))),  # which arrival of it was the last
-                "truth": pool.submit(Steps, self.ride(v.true_run, v.true_station), v.true_arrival)}
             self.journeys = journeys(v)
             self.running_times, self.links = RunningTimes(v, self.journeys), links.result()
-            self.line, self.network = (State(self.links, thing) for thing in (v.line[self.links.visit], np.zeros(len(self.links.visit), np.int64)))
-            for name, made in others.items():
-                setattr(self, name, made.result())
+        self.line, self.network = (State(self.links, thing) for thing in (v.line[self.links.visit], np.zeros(len(self.links.visit), np.int64)))
+        self.at_stop, self.at_station = arrivals(v, v.stop, len(v.stops) + 1), arrivals(v, v.station, len(v.stations) + 1)
+        self.heard = Steps(v.run, v.first_known, v.k, station=v.station)  # where each run was last heard of
+        self.stood = Steps(v.run, v.arrived_known, v.k, visit=np.arange(len(v.run)))  # which arrival of it was the last
+        self.truth = Steps(self.ride(v.true_run, v.true_station), v.true_arrival)
 
     def ride(self, run: np.ndarray, station: np.ndarray) -> np.ndarray:
         "The code of a run at a station"

@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..config import Settings
 from .contracts import CONTRACTS, DUCKDB_TYPES, Breach, Broken, check, repeats, type_breaches
 from .records import Records, records_of
-from .stop_event_sql import COLUMNS, FATES, FRAMES, SERVICE_DAY, STEPS, TEXT, connect, to_duckdb
+from .stop_event_sql import COLUMNS, FATES, FRAMES, ONCE, SERVICE_DAY, STEPS, TEXT, connect, to_duckdb
 
 # %% ../../nbs/etl/02_tables.ipynb #baba6736
 def check_columns(
@@ -106,9 +106,8 @@ FROM (SELECT * REPLACE (CAST(vehicle_id AS vehicle_name) AS vehicle_id) FROM ({t
 
 def _fates(con: duckdb.DuckDBPyConnection) -> pa.Table:
     "The frame `fates`, duplicates counted by their hashes"
-    told = con.sql(_translated(FATES.split("UNION ALL")[0])).to_arrow_table()
-    kept = sum(row["n"] for row in told.to_pylist() if row["reason"] == "kept")
-    return pa.concat_tables([told, pa.table({"reason": ["kept once"], "n": [kept - repeats(con, "pings WHERE dropped_for IS NULL", "hashed")]})])
+    once = f"COUNT(*) - {repeats(con, 'pings WHERE dropped_for IS NULL', 'hashed')} FROM pings WHERE dropped_for IS NULL"
+    return con.sql(to_duckdb(FATES.replace(f"COUNT(*) FROM ({ONCE})", once))).to_arrow_table()
 
 
 def _frames(con: duckdb.DuckDBPyConnection, names: dict) -> dict:
