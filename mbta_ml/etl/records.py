@@ -7,6 +7,7 @@ __all__ = ['BOSTON', 'INSTANT', 'STOP_EVENTS', 'KEY', 'TIMETABLE', 'SCHEMAS', 's
            'to_schema', 'checked', 'records_of', 'stop_events', 'known_before']
 
 # %% ../../nbs/etl/00_records.ipynb #cf41693f
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def to_schema(
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise ValueError(f"columns {', '.join(missing)} are missing; expected {', '.join(schema.names)}")
-    return table.select(schema.names).cast(schema)
+    with ThreadPoolExecutor(2) as pool:  # Arrow casts one column at a time
+        return pa.table(list(pool.map(lambda field: table[field.name].cast(field.type), schema)), schema=schema)
 
 # %% ../../nbs/etl/00_records.ipynb #376d9c2a
 def checked(

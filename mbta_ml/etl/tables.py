@@ -94,14 +94,14 @@ def _coded(con: duckdb.DuckDBPyConnection, tables: dict) -> dict:
         con.execute(f"CREATE TYPE {kind} AS ENUM (SELECT name FROM ({names} UNION SELECT '') WHERE name IS NOT NULL ORDER BY name)")
     con.execute(f"CREATE TEMP TABLE hours AS SELECT {HOUR} AS hour, {_translated('SELECT ' + SERVICE_DAY.format(instant='MIN(updated_at)'))[7:]} AS clock_day FROM {tables['vehicle']} GROUP BY hour")
     for table, named in texts.items():
-        coded = ", ".join(f"CAST({name} AS {kind_of(table, name)}) AS {name}" for name in named if (table, name) != ("vehicle", "id"))  # an id may be missing, and becomes a name as a ping
+        coded = ", ".join(f"TRY_CAST({name} AS {kind_of(table, name)}) AS {name}" for name in named if (table, name) != ("vehicle", "id"))  # an id may be missing, and becomes a name as a ping
         dated = f"SELECT given.*, clock_day FROM {tables[table]} AS given LEFT JOIN hours ON hours.hour = {HOUR}" if table == "vehicle" else f"FROM {tables[table]}"
         con.execute(f"CREATE TEMP VIEW coded_{table} AS SELECT * REPLACE ({coded}) FROM ({dated})")
     return {table: f"coded_{table}" for table in texts}
 
 # %% ../../nbs/etl/02_tables.ipynb #e1e82f5a
 OWN_PINGS = """SELECT * EXCLUDE (latitude, longitude), hash(*COLUMNS(* EXCLUDE (service_date, dropped_for))) AS hashed
-FROM (SELECT * REPLACE (CAST(vehicle_id AS vehicle_name) AS vehicle_id) FROM ({text}))"""
+FROM (SELECT * REPLACE (TRY_CAST(vehicle_id AS vehicle_name) AS vehicle_id) FROM ({text}))"""
 
 
 def _fates(con: duckdb.DuckDBPyConnection) -> pa.Table:
