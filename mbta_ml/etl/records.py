@@ -86,7 +86,7 @@ def to_schema(
     if missing:
         raise ValueError(f"columns {', '.join(missing)} are missing; expected {', '.join(schema.names)}")
     with ThreadPoolExecutor(2) as pool:  # Arrow casts one column at a time
-        return pa.table(list(pool.map(lambda field: table[field.name].cast(field.type), schema)), schema=schema)
+        return pa.table(list(pool.map(lambda column: table[column.name].cast(column.type), schema)), schema=schema)
 
 # %% ../../nbs/etl/00_records.ipynb #376d9c2a
 def checked(

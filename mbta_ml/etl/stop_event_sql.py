@@ -223,8 +223,7 @@ FROM leading
 
 # %% ../../nbs/etl/01c_stop_event_sql.ipynb #686867ee
 ARRIVALS = """
-WITH due AS (SELECT * FROM timetable),
-trips AS (SELECT DISTINCT service_date, trip_id FROM due),
+WITH trips AS (SELECT DISTINCT service_date, trip_id FROM timetable),
 known AS (
   SELECT passages.*, stops.parent_station, stops.latitude, stops.longitude, due.scheduled_arrival, due.scheduled_departure,
     trips.trip_id IS NULL OR STARTS_WITH(passages.trip_id, 'ADDED-') AS added,
@@ -234,7 +233,7 @@ known AS (
     COALESCE(stood_recorded_at <= left_recorded_at, stood_recorded_at IS NOT NULL) AS in_time,
     COALESCE(stops.vehicle_type = 3, FALSE) AS is_bus_stop
   FROM passages
-  LEFT JOIN due ON due.service_date = passages.service_date AND due.trip_id = passages.trip_id
+  LEFT JOIN timetable AS due ON due.service_date = passages.service_date AND due.trip_id = passages.trip_id
     AND due.stop_id = passages.stop_id AND (due.once OR due.stop_sequence = passages.stop_sequence)
   LEFT JOIN trips ON trips.service_date = passages.service_date AND trips.trip_id = passages.trip_id
   LEFT JOIN {stop} AS stops ON stops.id = passages.stop_id)
