@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..authenticate import installed
 from ..config import Settings
-from .past import connect
 from .records import STOP_EVENTS, TIMETABLE, Records, service_date, to_schema
+from .stop_event_sql import connect
 from .xgboost_etl import FEATURES, IDENTITY, NUMBERS, pieces
 from ..files import atomic_path
 from ..registry import REMEMBERED_DAYS
