@@ -162,7 +162,7 @@ def heard_in_order(
     least = np.minimum.accumulate(heard[::-1])[::-1]  # of this event and all later ones of its run: other runs' are larger
     return rows[np.r_[heard[:-1] <= least[1:], True][:len(rows)]]
 
-
+# %% ../../nbs/etl/05_past.ipynb #8d20c4b3
 def trips_of(
     timetable: pa.Table,
     events: pa.Table,
@@ -178,7 +178,7 @@ def visits_of(
     events: pa.Table,  # from `gather`
     timetable: pa.Table,
 ) -> SimpleNamespace:
-    "The visits as arrays; `row` is the place of each in `events`, `planned` the number of its trip in the timetable"
+    "The visits as arrays"
     all_of = {name: towards(events[column].cast(pa.int64()).to_numpy() / 1000) for name, (column, towards) in TIMES.items()}
     all_of["first_known"] = np.fmin(all_of["arrived_known"], all_of["departed_known"])
     stops, stations = sorted_names(events["stop_id"], timetable["stop_id"]), sorted_names(events["station_id"], timetable["station_id"])

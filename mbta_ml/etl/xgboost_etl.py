@@ -464,10 +464,6 @@ def other_features(
             "mode": d.mode[r.departure], "day_of_week": d.weekday[r.departure], **{name: values[r.instant] for name, values in of_instant.items()}}
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #f54c4c33
-IDENTITY = ["service_date", "trip_id", "vehicle_id", "route_id", "direction_id", "stop_id", "station_id", "origin_id", "made_at", "scheduled_arrival", "arrival", "added"]
-NUMBERS = ["travel_seconds", "schedule_seconds", "persistence_seconds", "low_seconds", "high_seconds"] + [name for name in FEATURES if name not in IDENTITY]
-
-
 def column(
     values: np.ndarray,
     kind: pa.DataType,  # as wide as the values
@@ -494,6 +490,10 @@ def as_numbers(
     for row, one, divisor in zip(numbers, values, divisors):
         row[:] = one if divisor == 1 else one / divisor
     return [column(row, pa.float32(), np.isnan(row)) for row in numbers]
+
+# %% ../../nbs/etl/06_xgboost_etl.ipynb #8d20c4b5
+IDENTITY = ["service_date", "trip_id", "vehicle_id", "route_id", "direction_id", "stop_id", "station_id", "origin_id", "made_at", "scheduled_arrival", "arrival", "added"]
+NUMBERS = ["travel_seconds", "schedule_seconds", "persistence_seconds", "low_seconds", "high_seconds"] + [name for name in FEATURES if name not in IDENTITY]
 
 
 def side_by_side(
