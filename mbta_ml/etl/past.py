@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NAMES', 'TIMES', 'LONGEST_JOURNEY_SECONDS', 'LATEST', 'WIDTHS', 'BLOCK', 'LONG', 'PART', 'LONGEST_LINK_SECONDS',
            'MINUTES', 'sorted_names', 'codes', 'index_of', 'joint', 'numbered', 'count_up', 'run_and_instant',
-           'in_digits', 'told_apart', 'in_order', 'runs_of', 'gather', 'heard_in_order', 'trips_of', 'visits_of',
-           'by_code', 'Steps', 'place_of', 'as_of', 'after', 'of', 'whole_numbers', 'journeys', 'sorted_windows',
-           'between', 'shared_quantiles', 'quantiles', 'RunningTimes', 'Links', 'pace', 'State', 'headways', 'arrivals',
-           'Past']
+           'least_later', 'in_digits', 'told_apart', 'in_order', 'runs_of', 'gather', 'heard_in_order', 'trips_of',
+           'visits_of', 'by_code', 'Steps', 'place_of', 'as_of', 'after', 'of', 'whole_numbers', 'journeys',
+           'sorted_windows', 'between', 'shared_quantiles', 'quantiles', 'RunningTimes', 'Links', 'pace', 'State',
+           'headways', 'arrivals', 'Past']
 
 # %% ../../nbs/etl/05_past.ipynb #3ace2a2c
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +85,16 @@ def run_and_instant(
     return run * (since.max(initial=0) + 1) + since
 
 
+def least_later(
+    run: np.ndarray,  # ascending
+    instant: np.ndarray,  # milliseconds
+) -> np.ndarray:  # NaN where nothing comes later
+    "The least instant of all that comes later in the same run"
+    keys = run_and_instant(run, instant)
+    least = np.minimum.accumulate(keys[::-1])[::-1]  # other runs' are larger
+    return np.where(np.r_[run[1:] == run[:-1], False][:len(run)], instant + np.r_[least[1:], 0][:len(run)] - keys, np.nan)
+
+
 def in_digits(
     keys: np.ndarray,  # integers
 ) -> np.ndarray:  # places
@@ -158,9 +168,7 @@ def heard_in_order(
     "Run by run in the order of time, without what was heard of only after something later"
     rows = np.flatnonzero(~np.isnan(known))
     rows = rows[in_order(run_and_instant(run[rows], seen[rows]), *(tie[rows] for tie in ties))]
-    heard = run_and_instant(run[rows], known[rows])
-    least = np.minimum.accumulate(heard[::-1])[::-1]  # of this event and all later ones of its run: other runs' are larger
-    return rows[np.r_[heard[:-1] <= least[1:], True][:len(rows)]]
+    return rows[~(known[rows] > least_later(run[rows], known[rows]))]
 
 # %% ../../nbs/etl/05_past.ipynb #8d20c4b3
 def trips_of(
@@ -180,6 +188,8 @@ def visits_of(
 ) -> SimpleNamespace:
     "The visits as arrays"
     all_of = {name: towards(events[column].cast(pa.int64()).to_numpy() / 1000) for name, (column, towards) in TIMES.items()}
+    late = all_of["arrived_known"] > all_of["departed_known"]
+    all_of["arrived"][late] = all_of["arrived_known"][late] = np.nan
     all_of["first_known"] = np.fmin(all_of["arrived_known"], all_of["departed_known"])
     stops, stations = sorted_names(events["stop_id"], timetable["stop_id"]), sorted_names(events["station_id"], timetable["station_id"])
     all_of |= {"run": events["run"].to_numpy(), "origin": events["origin"].to_numpy(), "stop": codes(events["stop_id"], stops), "station": codes(events["station_id"], stations),
@@ -447,7 +457,7 @@ class RunningTimes(Steps):
     def recent(self, step: np.ndarray) -> np.ndarray:
         "The mean of the last three"
         travel, seen = self.columns["travel"], self.seen(step)
-        return sum(np.where(seen > back, travel[step - back], 0) for back in range(3)) / np.minimum(seen, 3)
+        return sum(np.where(seen > back, travel[np.maximum(step - back, 0)], 0) for back in range(3)) / np.minimum(seen, 3)
 
 # %% ../../nbs/etl/05_past.ipynb #6f396b8e
 LONGEST_LINK_SECONDS = 3600
@@ -553,14 +563,14 @@ class Past:
         timetable: pa.Table,
     ):
         v = self.visits = visits_of(events, timetable)
-        came = v.by_arrival
+        came, truth = v.by_arrival, vars(v).pop("truth")
         beside = {
             "running_times": lambda: RunningTimes(v, journeys(v)),
             "at_stop": lambda: arrivals(v, v.stop, len(v.stops) + 1),
             "at_station": lambda: arrivals(v, v.station, len(v.stations) + 1),
             "heard": lambda: Steps(v.run, v.first_known, v.k, station=v.station),  # where each run was last heard of
             "stood": lambda: Steps(v.run[came], v.arrived_known[came], v.k[came], visit=came),  # which arrival of it was the last
-            "truth": lambda: Steps(self.ride(v.truth["run"], v.truth["station"]), v.truth["true_arrival"])}
+            "truth": lambda: Steps(self.ride(truth["run"], truth["station"]), truth["true_arrival"])}
         pool = ThreadPoolExecutor(1)
         self._beside = {name: pool.submit(make) for name, make in beside.items()}
         pool.shutdown(wait=False)

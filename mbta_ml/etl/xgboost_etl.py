@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from ..authenticate import compute
 from ..config import Settings, settings
 from .gtfs_realtime import with_official
-from .past import LATEST, MINUTES, Past, Steps, after, as_of, codes, count_up, gather, headways, in_digits, in_order, joint, of, pace, place_of, run_and_instant, told_apart
-from .records import BOSTON, INSTANT, Records, service_midnight
+from .past import LATEST, MINUTES, Past, Steps, after, as_of, codes, count_up, gather, headways, in_digits, in_order, joint, least_later, of, pace, place_of, run_and_instant, told_apart
+from .records import BOSTON, INSTANT, STOP_EVENTS, Records, service_midnight, to_schema
 from .sources import add_source_arguments, command, parsed, read_sources, seconds_argument
 from ..files import atomic_path
 
@@ -51,7 +51,7 @@ def departures_of(
     v = past.visits
     all_of_them = np.flatnonzero(~np.isnan(v.departed_known))
     run, known = v.run[all_of_them], v.departed_known[all_of_them]
-    next_known = np.where(np.r_[run[1:] == run[:-1], False][:len(run)], np.roll(known, -1), np.nan)
+    next_known = least_later(run, known)
     order = np.argsort(run_and_instant(run, known), kind="stable")  # of equal ones, the last along the run is the last
     last = np.r_[(np.diff(run[order]) != 0) | (np.diff(known[order]) != 0), True][:len(run)]
     kept = np.sort(order[last])
@@ -122,7 +122,7 @@ def ahead_by_timetable(
     count = np.where((own >= 0) & ~np.isnan(place), np.searchsorted(trip, own, "right") - begin, 0)
     scheduled = timetable["scheduled_arrival"].cast(pa.int64()).to_numpy().astype(np.float64)[order] // 1000
     return own >= 0, begin, count, {"stop": stop, "station": station, "place": sequence.astype(np.float64), "scheduled": scheduled, "previous": np.roll(station, 1),
-                                    "is_last": np.r_[trip[1:] != trip[:-1], True][:len(trip)].astype(np.float64), "usual": np.zeros(len(trip), bool)}
+                                    "again": pd.Index(joint(trip, (station, len(v.stations) + 1))).duplicated(), "is_last": np.r_[trip[1:] != trip[:-1], True][:len(trip)].astype(np.float64), "usual": np.zeros(len(trip), bool)}
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #4cb67b2d
 RARE = 10  # a stop reached less than a tenth as often as the most common one is not usual
@@ -167,7 +167,7 @@ def ahead_by_pattern(
     begin, end = (np.searchsorted(departure[order], which, side) for side in ("left", "right"))
     unknown = np.full(len(order), np.nan)
     return begin, end - begin, {"stop": stop[order], "station": station[order], "place": unknown, "scheduled": unknown, "previous": known.previous[step[order]],
-                                "is_last": unknown, "usual": np.ones(len(order), bool)}
+                                "again": np.zeros(len(order), bool), "is_last": unknown, "usual": np.ones(len(order), bool)}
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #84e9c382
 def stops_ahead(
@@ -361,7 +361,7 @@ def parents(
 ) -> np.ndarray:  # -1 where there is none
     "Of each row, the row of the stop before, at the same instant"
     n, here, before = len(r.made), joint(r.instant, (r.station, many)), joint(r.instant, (r.previous, many))
-    parent = np.where(np.r_[False, here[:-1] == before[1:]][:n], np.arange(n) - 1, -1)  # nearly always the row before
+    parent = np.where(np.r_[False, (here[:-1] == before[1:]) & (before[1:] >= 0) & ~r.again[:-1]][:n], np.arange(n) - 1, -1)  # nearly always the row before
     other = np.flatnonzero((parent < 0) & (before >= 0) & np.r_[False, r.instant[1:] == r.instant[:-1]][:n])
     among = np.flatnonzero(np.bincount(r.instant[other], minlength=r.instant.max(initial=-1) + 1)[r.instant])
     among = among[np.argsort(here[among], kind="stable")]
@@ -565,7 +565,7 @@ def pieces(
     fresh, timetable = pa.concat_tables([r.stop_events for r in records]), pa.concat_tables([r.timetable for r in records])
     if timetable["stop_sequence"].null_count:
         timetable = timetable.filter(pc.is_valid(timetable["stop_sequence"]))
-    events = gather([fresh] if memory is None else [fresh, memory])
+    events = gather([fresh] if memory is None else [fresh, to_schema(memory, STOP_EVENTS)])
     del fresh, memory, records  # of months they are large
     past = Past(events, timetable)
     del events
