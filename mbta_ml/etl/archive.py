@@ -317,6 +317,12 @@ def patiently(
                 raise InterruptedError("stopped") from None
 
 # %% ../../nbs/etl/03c_archive.ipynb #a6954802
+def _tidy(path: Path, part: Path) -> None:
+    "Remove what led to the file, also what a killed process was writing; nobody else is at it, since the folder is locked"
+    for left in (part, _note(part), *path.parent.glob(f".{path.name}.*")):
+        left.unlink(missing_ok=True)
+
+
 def kept(
     cache: Cache,
     url: str,
@@ -327,7 +333,7 @@ def kept(
     "The file at `path`, whole and as the archive has it"
     known, part = cache.entry(path), path.with_name(path.name + ".part")
     if known and known["stamp"] == stamp:
-        part.unlink(missing_ok=True)
+        _tidy(path, part)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     if not known and str(path.relative_to(cache.folder)) in cache.manifest and path.exists():
@@ -346,8 +352,7 @@ def kept(
             raise Again(f"{url} {error}") from None
         cache.enter(path, sha256=sha256(ready), bytes=ready.stat().st_size, etag=note["etag"], stamp=note["stamp"])
         os.replace(ready, path)
-        part.unlink(missing_ok=True)
-        _note(part).unlink(missing_ok=True)
+        _tidy(path, part)
 
     try:
         patiently(cache, attempt)
