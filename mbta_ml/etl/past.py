@@ -527,10 +527,11 @@ class State(Steps):
             begin = np.searchsorted(self.keys, _key(self, self.thing, self.known - minutes * 60000))
             self.columns[minutes] = (total["excess"][end] - total["excess"][begin]) / (total["usual"][end] - total["usual"][begin])
 
-    def share(self, minutes: int, thing: np.ndarray, instant: np.ndarray) -> np.ndarray:
+    def shares(self, thing: np.ndarray, instant: np.ndarray) -> dict:  # minutes → share
         "As of an instant; NaN where no link was finished in the minutes before"
         step = as_of(self, place_of(self, thing), instant)
-        return np.where(instant - of(self.known, step) < minutes * 60000, of(self.columns[minutes], step), np.nan)
+        since = instant - of(self.known, step)
+        return {minutes: np.where(since < minutes * 60000, of(self.columns[minutes], step), np.nan) for minutes in MINUTES}
 
 # %% ../../nbs/etl/05_past.ipynb #c5c5b024
 def headways(

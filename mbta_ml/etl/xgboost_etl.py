@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from ..authenticate import compute
 from ..config import Settings, settings
 from .gtfs_realtime import with_official
-from .past import LATEST, MINUTES, Past, Steps, after, as_of, codes, count_up, gather, headways, in_digits, in_order, joint, least_later, of, pace, place_of, run_and_instant, told_apart
+from .past import LATEST, Past, Steps, after, as_of, codes, count_up, gather, headways, in_digits, in_order, joint, least_later, of, pace, place_of, run_and_instant, told_apart
 from .records import BOSTON, INSTANT, STOP_EVENTS, Records, service_midnight, to_schema
 from .sources import add_source_arguments, command, parsed, read_sources, seconds_argument
 from ..files import atomic_path
@@ -459,8 +459,9 @@ def other_features(
     clock = pd.to_datetime(made, unit="ms", utc=True).tz_convert(BOSTON)
     line, everything = d.line[departure], np.zeros(len(made), np.int64)
     of_instant = {"minute_of_day": clock.hour.to_numpy() * 60 + clock.minute.to_numpy(),
-                  **{f"line_{m}": past.line.share(m, line, made) for m in MINUTES}, **{f"network_{m}": past.network.share(m, everything, made) for m in MINUTES}}
-    return {"times_seen": np.minimum(r.seen, 20), "stops_ahead": np.arange(len(r.made)) - np.searchsorted(r.instant, r.instant) + 1, "stops_done": d.k[r.departure], "is_last": r.is_last,
+                  **{f"line_{m}": share for m, share in past.line.shares(line, made).items()}, **{f"network_{m}": share for m, share in past.network.shares(everything, made).items()}}
+    n, new = np.arange(len(r.made)), np.r_[True, r.instant[1:] != r.instant[:-1]][:len(r.made)]
+    return {"times_seen": np.minimum(r.seen, 20), "stops_ahead": n - np.maximum.accumulate(np.where(new, n, 0)) + 1, "stops_done": d.k[r.departure], "is_last": r.is_last,
             "mode": d.mode[r.departure], "day_of_week": d.weekday[r.departure], **{name: values[r.instant] for name, values in of_instant.items()}}
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #f54c4c33
@@ -576,7 +577,8 @@ def pieces(
         departure, made = thinned(d, departure, made, at_most, seed)
     rows = np.r_[0, d.count[departure].cumsum()]
     parts = -(-rows[-1] // PIECE)
-    cuts = np.searchsorted(rows, np.linspace(0, rows[-1], parts + -parts % THREADS + 1)[1:-1]) if parts > 1 else []
+    to_come = np.linspace(1, 0, parts + -parts % THREADS + 1)[1:-1] ** 1.3  # the last ones are small, so that all threads end at a time
+    cuts = np.searchsorted(rows, rows[-1] * (1 - to_come)) if parts > 1 else []
     with ThreadPoolExecutor(THREADS) as pool:
         spans = list(zip(np.split(departure, cuts), np.split(made, cuts)))
         waiting = []
