@@ -316,13 +316,13 @@ def patiently(
             elif cache.stop.wait(seconds):
                 raise InterruptedError("stopped") from None
 
-# %% ../../nbs/etl/03c_archive.ipynb #a6954802
+# %% ../../nbs/etl/03c_archive.ipynb #5e0c71a7
 def _tidy(path: Path, part: Path) -> None:
     "Remove what led to the file, also what a killed process was writing; nobody else is at it, since the folder is locked"
     for left in (part, _note(part), *path.parent.glob(f".{path.name}.*")):
         left.unlink(missing_ok=True)
 
-
+# %% ../../nbs/etl/03c_archive.ipynb #a6954802
 def kept(
     cache: Cache,
     url: str,

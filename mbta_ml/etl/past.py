@@ -45,7 +45,7 @@ def index_of(
     index.get_indexer(codes[:1])
     return index
 
-
+# %% ../../nbs/etl/05_past.ipynb #5e0c71a2
 def joint(
     first: np.ndarray,
     *others: tuple[np.ndarray, int],  # codes, and a number above all of them
@@ -94,7 +94,7 @@ def least_later(
     least = np.minimum.accumulate(keys[::-1])[::-1]  # other runs' are larger
     return np.where(np.r_[run[1:] == run[:-1], False][:len(run)], instant + np.r_[least[1:], 0][:len(run)] - keys, np.nan)
 
-
+# %% ../../nbs/etl/05_past.ipynb #5e0c71a5
 def in_digits(
     keys: np.ndarray,  # integers
 ) -> np.ndarray:  # places

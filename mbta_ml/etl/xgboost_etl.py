@@ -486,7 +486,7 @@ def as_numbers(
     values: list[np.ndarray],  # of one length; NaN: unknown
     divisors: list[int],
 ) -> list[pa.Array]:
-    "float32, all in one block of memory: it comes from the system in large pages, which saves more time than the divisions take"
+    "float32, all in one block of memory, which is large enough to come from the system in large pages"
     numbers = np.empty((len(values), len(values[0])), np.float32)
     for row, one, divisor in zip(numbers, values, divisors):
         row[:] = one if divisor == 1 else one / divisor
