@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from ..authenticate import compute
 from ..config import Settings, settings
 from .gtfs_realtime import with_official
-from .past import LATEST, Past, Steps, after, as_of, codes, count_up, gather, headways, in_digits, in_order, joint, least_later, of, pace, place_of, run_and_instant, told_apart
+from .past import LATEST, Past, Steps, after, as_of, codes, count_up, gather, in_digits, in_order, joint, least_later, of, pace, place_of, run_and_instant, told_apart
 from .records import BOSTON, INSTANT, STOP_EVENTS, Records, service_midnight, to_schema
 from .sources import add_source_arguments, command, parsed, read_sources, seconds_argument
 from ..files import atomic_path
@@ -59,7 +59,7 @@ def departures_of(
     visit = all_of_them[kept]
     d = SimpleNamespace(visit=visit, known=known[kept].astype(np.int64), next_known=next_known[kept], table=v.events.take(pa.array(v.row[visit])).combine_chunks(), scheduled=v.scheduled_departure[visit],
                         **{name: getattr(v, name)[visit] for name in ("run", "k", "station", "stop", "line", "direction")})
-    d.features = {"delay": v.departed[visit] - d.scheduled, "dwell": v.departed[visit] - v.arrived[visit], "headway": headways(v)[visit],
+    d.features = {"delay": v.departed[visit] - d.scheduled, "dwell": v.departed[visit] - v.arrived[visit], "headway": past.headways[visit],
                   **{f"own_{name}": value for name, value in pace(v, past.links, visit).items()}}
     routes = d.table["route_id"].combine_chunks().dictionary_encode()
     d.mode = np.array([*map(mode, routes.dictionary.to_pylist()), 3])[routes.indices.fill_null(-1).to_numpy()]
@@ -98,10 +98,12 @@ def place_in_timetable(
     listed = np.sort(joint(trip, (stop, many), (sequence - low, most)))
     number = np.nan_to_num(numbered - low, nan=-1).astype(np.int64)
     here = joint(of_trip, (np.where(at_stop < many, at_stop, -1), many))
-    begin, end = (np.searchsorted(listed, (here + more) * most) for more in (0, 1))
-    exact = np.searchsorted(listed, here * most + number, "right") > np.searchsorted(listed, here * most + number)
-    once = listed[np.minimum(begin, len(listed) - 1)] % most + low if len(listed) else numbered
-    return np.where((here >= 0) & (end - begin == 1) & ~(exact & (number >= 0) & (number < most)), once, numbered)
+    exact = (number >= 0) & (number < most) & (np.r_[listed, -1][np.searchsorted(listed, here * most + number)] == here * most + number)
+    others = np.flatnonzero((here >= 0) & ~exact)
+    begin, end = (np.searchsorted(listed, (here[others] + more) * most) for more in (0, 1))
+    once, place = end - begin == 1, numbered.copy()
+    place[others[once]] = listed[begin[once]] % most + low
+    return place
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #1c99d746
 def ahead_by_timetable(
@@ -246,7 +248,7 @@ def kept_in_order(
     rows: np.ndarray,
 ) -> SimpleNamespace:
     "Some rows, in another order"
-    return SimpleNamespace(**{name: getattr(r, name)[rows] for name in columns})
+    return SimpleNamespace(**{name: getattr(r, name).take(rows, mode="clip") for name in columns})
 
 
 def with_running_times(
@@ -379,11 +381,11 @@ def along_the_way(
     totals, parent = [np.nan_to_num(value.astype(np.float64)) for value in values], parent.copy()
     rows = np.flatnonzero(parent >= 0)
     while len(rows):
-        behind = parent[rows]
+        behind = parent.take(rows)
         for total in totals:
-            total[rows] += total[behind]
-        parent[rows] = parent[behind]
-        rows = rows[parent[rows] >= 0]
+            total[rows] = total.take(rows, mode="clip") + total.take(behind, mode="clip")  # less work than +=, which looks at every place for being below 0
+        parent[rows] = further = parent.take(behind)
+        rows = rows[further >= 0]
     return totals
 
 # %% ../../nbs/etl/06_xgboost_etl.ipynb #84a9c798
