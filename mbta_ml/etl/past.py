@@ -256,8 +256,8 @@ class Steps:
         order = told_apart(order, self.keys, *ties)
         self.thing = place[order].astype(np.int32)
         self.begins = np.searchsorted(self.keys, np.arange(len(self.things) + 1) * self.span)
-        self.bits = max(int(self.span * len(self.things) // max(len(self.keys), 1)).bit_length() - 1, 0)  # of a bucket: each thing's time in equal parts, one or two for every step
-        self.buckets = int(self.span >> self.bits) + 1
+        self.bits = max(int(self.span * len(self.things) // max(len(self.keys), 1)).bit_length() - 1, 0)  # the width of a bucket, such that there are one or two for every step
+        self.buckets = int(self.span >> self.bits) + 1  # of each thing
         bucket = self.thing * np.int64(self.buckets) + (self.keys - self.thing * self.span >> self.bits)
         self.before = np.repeat(np.arange(len(self.keys) + 1, dtype=np.int32), np.diff(bucket, prepend=-1, append=len(self.things) * self.buckets - 1))
         self.places = index_of(self.things)
@@ -269,20 +269,21 @@ class Steps:
         return self.keys - self.thing * self.span + self.start - 1
 
 # %% ../../nbs/etl/05_past.ipynb #72004c89
-def _key(steps: Steps, place: np.ndarray, instant: np.ndarray) -> np.ndarray:
-    return place * steps.span + np.clip(instant - steps.start + 1, 0, steps.span - 1)
+def _since(steps: Steps, instant: np.ndarray) -> np.ndarray:
+    return np.clip(instant - steps.start + 1, 0, steps.span - 1)
 
 
 def _search(steps: Steps, place: np.ndarray, instant: np.ndarray) -> np.ndarray:
-    "How many steps come up to then: those before its bucket are known, and of those in it there are mostly one or two"
+    "How many steps come up to then: how many come before its bucket is known, and in it there are mostly one or two"
     if not len(steps.keys):
         return np.zeros(len(place), np.int64)
-    wanted = _key(steps, place, instant)
-    found = steps.before.take(place * steps.buckets + (wanted - place * steps.span >> steps.bits), mode="clip").astype(np.int64)
+    since = _since(steps, instant)
+    wanted = place * steps.span + since
+    found = steps.before.take(place * steps.buckets + (since >> steps.bits), mode="clip").astype(np.int64)
     for _ in range(2):
         found += steps.keys.take(found, mode="clip") <= wanted
-    full = np.flatnonzero(steps.keys.take(found, mode="clip") <= wanted)
-    found[full] = np.searchsorted(steps.keys, wanted[full], "right")
+    crowded = np.flatnonzero(steps.keys.take(found, mode="clip") <= wanted)
+    found[crowded] = np.searchsorted(steps.keys, wanted[crowded], "right")
     return found
 
 
@@ -589,7 +590,7 @@ class State(Steps):
         total = {name: np.r_[0, column.cumsum()] for name, column in self.columns.items()}
         end = np.searchsorted(self.keys, self.keys, "right")
         for minutes in MINUTES:
-            begin = np.searchsorted(self.keys, _key(self, self.thing, self.known - minutes * 60000))
+            begin = np.searchsorted(self.keys, self.thing * self.span + _since(self, self.known - minutes * 60000))
             self.columns[minutes] = (total["excess"][end] - total["excess"][begin]) / (total["usual"][end] - total["usual"][begin])
 
     def shares(self, thing: np.ndarray, instant: np.ndarray) -> dict:  # minutes → share
