@@ -439,7 +439,7 @@ PART = 250_000  # values to sort at a time: more don't fit into the processor's 
 
 def shared_quantiles(
     values: np.ndarray,  # integers, none of them absent
-    begins: np.ndarray, ends: np.ndarray,  # of windows longer than `LONG`, in ascending order
+    begins: np.ndarray, ends: np.ndarray,  # of windows longer than `LONG`, both in ascending order
     shares: list[float],
 ) -> np.ndarray:  # share × window
     "Quantiles of windows that overlap"
@@ -475,7 +475,7 @@ def quantiles(
     if len(values) < LATEST:
         values = np.r_[values, np.full(LATEST, np.iinfo(values.dtype).max, values.dtype)]
     long = np.flatnonzero(sizes > LONG)
-    if len(long) and values.max() < np.iinfo(values.dtype).max and (np.diff(ends[long]) >= 0).all():
+    if len(long) and values.max() < np.iinfo(values.dtype).max and all((np.diff(cut[long]) >= 0).all() for cut in (begins, ends)):
         for part in np.array_split(long, len(long) * LATEST // BLOCK // PART + 1):
             found[:, part] = shared_quantiles(values, begins[part], ends[part], shares)
         sizes = np.where(sizes > LONG, -1, sizes)  # done
