@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCOPES', 'NEEDED', 'NotAuthenticated', 'read_credentials_file', 'credentials_from_file', 'on_google_cloud',
            'adc_file', 'gcp_credentials', 'gcp_project', 'wandb_key', 'installed', 'wandb_mode', 'cgroup_limits',
-           'visible_gpus', 'nvidia_listing', 'Compute', 'compute', 'available', 'main']
+           'visible_gpus', 'nvidia_listing', 'Compute', 'compute', 'available', 'settings_from', 'main']
 
 # %% ../nbs/01_authenticate.ipynb #816943c7
 import argparse
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .config import Secret, Settings, settings
+from .config import Secret, Settings, find_dotenv, settings
+from .output import safe_streams, say
 
 # %% ../nbs/01_authenticate.ipynb #9b31babd
 class NotAuthenticated(Exception):
@@ -30,9 +31,11 @@ class NotAuthenticated(Exception):
 
 # %% ../nbs/01_authenticate.ipynb #4064b5fe
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
-NEEDED = {"service_account": ("client_email", "private_key", "token_uri"),
-          "authorized_user": ("client_id", "client_secret", "refresh_token"),
-          "external_account": ("audience", "subject_token_type", "token_url", "credential_source")}
+NEEDED = {
+    "service_account": ("client_email", "private_key", "token_uri"),
+    "authorized_user": ("client_id", "client_secret", "refresh_token"),
+    "external_account": ("audience", "subject_token_type", "token_url", "credential_source"),
+}
 
 
 def read_credentials_file(
@@ -42,15 +45,24 @@ def read_credentials_file(
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise NotAuthenticated(f"{path} cannot be read; set GOOGLE_APPLICATION_CREDENTIALS to a service-account file") from None
+        raise NotAuthenticated(
+            f"{path} cannot be read; set GOOGLE_APPLICATION_CREDENTIALS to a service-account file"
+        ) from None
     except ValueError:
-        raise NotAuthenticated(f"{path} is not JSON; download the service account's key again") from None
+        raise NotAuthenticated(
+            f"{path} is not JSON; download the service account's key again"
+        ) from None
     kind = info.get("type") if isinstance(info, dict) else None
     if not isinstance(kind, str) or kind not in NEEDED:
-        raise NotAuthenticated(f"{path} has no `type` that is one of {', '.join(NEEDED)}; download the service account's key again")
+        raise NotAuthenticated(
+            f"{path} has no `type` that is one of {', '.join(NEEDED)}; download the service"
+            " account's key again"
+        )
     missing = [name for name in NEEDED[kind] if not info.get(name)]
     if missing:
-        raise NotAuthenticated(f"{path} lacks {', '.join(missing)}, which a {kind} file has; download it again")
+        raise NotAuthenticated(
+            f"{path} lacks {', '.join(missing)}, which a {kind} file has; download it again"
+        )
     return info
 
 # %% ../nbs/01_authenticate.ipynb #9756a71a
@@ -61,13 +73,20 @@ def credentials_from_file(
     from google.auth import identity_pool
     from google.oauth2 import credentials as login
     from google.oauth2 import service_account
-    loaders = {"service_account": service_account.Credentials.from_service_account_info, "authorized_user": login.Credentials.from_authorized_user_info,
-               "external_account": identity_pool.Credentials.from_info}
+
+    loaders = {
+        "service_account": service_account.Credentials.from_service_account_info,
+        "authorized_user": login.Credentials.from_authorized_user_info,
+        "external_account": identity_pool.Credentials.from_info,
+    }
     info = read_credentials_file(path)
     try:
         return loaders[info["type"]](info, scopes=SCOPES)
     except Exception:  # whatever google.auth says may quote the file
-        raise NotAuthenticated(f"{path} cannot be used: a field of this {info['type']} file is damaged; download it again") from None
+        raise NotAuthenticated(
+            f"{path} cannot be used: a field of this {info['type']} file is damaged; download it"
+            " again"
+        ) from None
 
 # %% ../nbs/01_authenticate.ipynb #f8b0c043
 def on_google_cloud(
@@ -88,6 +107,7 @@ def on_google_cloud(
 def adc_file() -> Path:
     "Where `gcloud auth application-default login` keeps its file"
     from google.auth import _cloud_sdk
+
     return Path(_cloud_sdk.get_application_default_credentials_path())
 
 
@@ -98,15 +118,19 @@ def gcp_credentials(
     try:
         from google.auth import compute_engine
     except ImportError:  # a trimmed image: everything but Google Cloud works
-        raise NotAuthenticated("google-auth is not installed: run `pip install 'google-auth[requests]'`") from None
+        raise NotAuthenticated(
+            "google-auth is not installed: run `pip install 'google-auth[requests]'`"
+        ) from None
     if one.gcp_credentials:
         return credentials_from_file(one.gcp_credentials)
     if adc_file().is_file():
         return credentials_from_file(adc_file())
     if on_google_cloud(one.gcp_metadata_host):
         return compute_engine.Credentials(scopes=SCOPES)
-    raise NotAuthenticated("no Google Cloud credentials: set GOOGLE_APPLICATION_CREDENTIALS to a service-account file, "
-                           "or run `gcloud auth application-default login`")
+    raise NotAuthenticated(
+        "no Google Cloud credentials: set GOOGLE_APPLICATION_CREDENTIALS to a service-account file,"
+        " or run `gcloud auth application-default login`"
+    )
 
 # %% ../nbs/01_authenticate.ipynb #7fa21225
 def gcp_project(
@@ -114,9 +138,15 @@ def gcp_project(
     credentials,  # what `gcp_credentials` returned
 ) -> str:  # the project's id
     "The Google Cloud project that queries are billed to"
-    project = one.gcp_project or getattr(credentials, "project_id", None) or getattr(credentials, "quota_project_id", None)
+    project = (
+        one.gcp_project
+        or getattr(credentials, "project_id", None)
+        or getattr(credentials, "quota_project_id", None)
+    )
     if not project:
-        raise NotAuthenticated("no Google Cloud project: set GOOGLE_CLOUD_PROJECT to the one that pays for queries")
+        raise NotAuthenticated(
+            "no Google Cloud project: set GOOGLE_CLOUD_PROJECT to the one that pays for queries"
+        )
     return project
 
 # %% ../nbs/01_authenticate.ipynb #bb8f44c3
@@ -128,7 +158,11 @@ def wandb_key(
     if one.wandb_api_key:
         return one.wandb_api_key
     try:
-        return Secret(netrc.netrc(netrc_file or Path.home() / ".netrc").hosts.get(urlsplit(one.wandb_base_url).hostname, ("", "", ""))[2])
+        return Secret(
+            netrc.netrc(netrc_file or Path.home() / ".netrc").hosts.get(
+                urlsplit(one.wandb_base_url).hostname, ("", "", "")
+            )[2]
+        )
     except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
         return Secret()
 
@@ -148,14 +182,22 @@ def wandb_mode(
     "How a training job should start W&B"
     has_wandb = installed("wandb") if has_wandb is None else has_wandb
     if not has_wandb and one.wandb_mode in ("online", "offline"):
-        raise NotAuthenticated(f"WANDB_MODE is {one.wandb_mode} but wandb is not installed: run `pip install wandb`, or set WANDB_MODE=disabled")
+        raise NotAuthenticated(
+            f"WANDB_MODE is {one.wandb_mode} but wandb is not installed: run `pip install wandb`,"
+            " or set WANDB_MODE=disabled"
+        )
     if not has_wandb or one.wandb_mode in ("offline", "disabled"):
         return one.wandb_mode or "disabled"
     key = wandb_key(one, netrc_file).reveal()
     if not key and one.wandb_mode == "online":
-        raise NotAuthenticated("WANDB_MODE is online but there is no key: set WANDB_API_KEY, or WANDB_MODE=offline")
+        raise NotAuthenticated(
+            "WANDB_MODE is online but there is no key: set WANDB_API_KEY, or WANDB_MODE=offline"
+        )
     if key and (len(key) < 40 or len(key.split()) > 1):
-        raise NotAuthenticated("WANDB_API_KEY is no key (40 characters or more, no spaces): copy it from https://wandb.ai/authorize, or set WANDB_MODE=offline")
+        raise NotAuthenticated(
+            "WANDB_API_KEY is no key (40 characters or more, no spaces): copy it from"
+            " https://wandb.ai/authorize, or set WANDB_MODE=offline"
+        )
     return "online" if key else "offline"
 
 # %% ../nbs/01_authenticate.ipynb #5bae3982
@@ -168,7 +210,11 @@ def _number(path: Path, field: int = 0) -> float:
 
 def _groups(own: str, root: Path):
     for _, controllers, path in (line.split(":", 2) for line in own.splitlines()):
-        for folder in [root / name for name in (controllers, *controllers.split(","))] if controllers else [root]:
+        for folder in (
+            [root / name for name in (controllers, *controllers.split(","))]
+            if controllers
+            else [root]
+        ):
             yield folder
             for part in Path(path).parts[1:]:
                 folder = folder / part
@@ -182,11 +228,15 @@ def cgroup_limits(
     "The processors and the memory that this process's control groups leave it"
     cpus = memory_bytes = math.inf
     for group in _groups(own, root):
-        for quota, period in [(_number(group / "cpu.max"), _number(group / "cpu.max", 1)),
-                              (_number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us"))]:
+        for quota, period in [
+            (_number(group / "cpu.max"), _number(group / "cpu.max", 1)),
+            (_number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")),
+        ]:
             if 0 < quota < math.inf and 0 < period < math.inf:
                 cpus = min(cpus, quota / period)
-        memory_bytes = min(memory_bytes, _number(group / "memory.max"), _number(group / "memory.limit_in_bytes"))
+        memory_bytes = min(
+            memory_bytes, _number(group / "memory.max"), _number(group / "memory.limit_in_bytes")
+        )
     return cpus, memory_bytes
 
 # %% ../nbs/01_authenticate.ipynb #e1e03b3d
@@ -195,12 +245,20 @@ def visible_gpus(
     visible: str | None,  # CUDA_VISIBLE_DEVICES; None: all of them
 ) -> tuple[str, ...]:  # names, such as "NVIDIA L4"
     "The GPUs in a listing that this process may use"
-    rows = [line.split(": ", 1)[1].split(" (UUID: ") for line in listing.splitlines() if line.startswith("GPU ") and "(UUID: " in line]
+    rows = [
+        line.split(": ", 1)[1].split(" (UUID: ")
+        for line in listing.splitlines()
+        if line.startswith("GPU ") and "(UUID: " in line
+    ]
     if visible is None:
         return tuple(name for name, _ in rows)
     chosen = []
     for wanted in (part.strip() for part in visible.split(",")):
-        hits = rows[int(wanted):int(wanted) + 1] if wanted.isdigit() else [row for row in rows if wanted and row[1].startswith(wanted)]
+        hits = (
+            rows[int(wanted) : int(wanted) + 1]
+            if wanted.isdigit()
+            else [row for row in rows if wanted and row[1].startswith(wanted)]
+        )
         if not hits:
             break
         chosen.append(hits[0][0])
@@ -210,7 +268,9 @@ def visible_gpus(
 def nvidia_listing() -> str:
     "What `nvidia-smi -L` prints; empty where there is no such command"
     try:
-        return subprocess.run([shutil.which("nvidia-smi") or "", "-L"], capture_output=True, text=True, timeout=2).stdout
+        return subprocess.run(
+            [shutil.which("nvidia-smi") or "", "-L"], capture_output=True, text=True, timeout=2
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -218,6 +278,7 @@ def nvidia_listing() -> str:
 @dataclass(frozen=True)
 class Compute:
     "What this process may use"
+
     cpus: int  # processors, after affinity and control groups
     threads: int  # how many of them a job should use
     memory_bytes: int | None  # after control groups; None: unknown
@@ -236,31 +297,47 @@ def compute(
     one: Settings,
 ) -> Compute:  # processors, threads, memory, GPUs, Ray
     "What this process may use of the machine"
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     groups = Path("/proc/self/cgroup")
     limit_cpus, limit_bytes = cgroup_limits(groups.read_text() if groups.is_file() else "")
     cpus = max(1, int(min(allowed, limit_cpus)))
     memory_bytes = min(_memory_bytes(), limit_bytes)
-    return Compute(cpus=cpus, threads=min(cpus, one.max_threads or cpus),
-                   memory_bytes=None if math.isinf(memory_bytes) else int(memory_bytes),
-                   gpus=visible_gpus(nvidia_listing(), one.visible_gpus), ray_address=one.ray_address)
+    return Compute(
+        cpus=cpus,
+        threads=min(cpus, one.max_threads or cpus),
+        memory_bytes=None if math.isinf(memory_bytes) else int(memory_bytes),
+        gpus=visible_gpus(nvidia_listing(), one.visible_gpus),
+        ray_address=one.ray_address,
+    )
 
 # %% ../nbs/01_authenticate.ipynb #91ecc7ed
 def _google(one: Settings) -> str:
     credentials = gcp_credentials(one)
-    kind = {"oauth2.service_account": "service account", "compute_engine.credentials": "this machine's account",
-            "oauth2.credentials": "gcloud's login"}.get(".".join(type(credentials).__module__.split(".")[-2:]), "credentials")
+    kind = {
+        "oauth2.service_account": "service account",
+        "compute_engine.credentials": "this machine's account",
+        "oauth2.credentials": "gcloud's login",
+    }.get(".".join(type(credentials).__module__.split(".")[-2:]), "credentials")
     return f"{kind}, project {gcp_project(one, credentials)}"
 
 
 def _ray(one: Settings) -> str:
     where = f"cluster at {one.ray_address}" if one.ray_address else "this machine"
-    return where if installed("ray") else f"not installed (pip install ray){'; RAY_ADDRESS is set' if one.ray_address else ''}"
+    return (
+        where
+        if installed("ray")
+        else f"not installed (pip install ray){'; RAY_ADDRESS is set' if one.ray_address else ''}"
+    )
 
 
 def _wandb(one: Settings) -> str:
-    return {"online": f"online, project {one.wandb_project}", "offline": "offline, runs stay on this machine",
-            "disabled": "off"}[wandb_mode(one)] + ("" if installed("wandb") else " (not installed: pip install wandb)")
+    return {
+        "online": f"online, project {one.wandb_project}",
+        "offline": "offline, runs stay on this machine",
+        "disabled": "off",
+    }[wandb_mode(one)] + ("" if installed("wandb") else " (not installed: pip install wandb)")
 
 
 def available(
@@ -268,9 +345,11 @@ def available(
 ) -> dict:  # what there is, or what to set, by name
     "What this machine and its credentials open"
     found = compute(one)
-    table = {"CPUs": f"{found.cpus}, of which a job uses {found.threads}",
-             "memory": f"{found.memory_bytes / 2**30:.1f} GiB" if found.memory_bytes else "unknown",
-             "GPUs": ", ".join(found.gpus) or "none"}
+    table = {
+        "CPUs": f"{found.cpus}, of which a job uses {found.threads}",
+        "memory": f"{found.memory_bytes / 2**30:.1f} GiB" if found.memory_bytes else "unknown",
+        "GPUs": ", ".join(found.gpus) or "none",
+    }
     for name, look in (("Google Cloud", _google), ("W&B", _wandb), ("Ray", _ray)):
         try:
             table[name] = look(one)
@@ -279,22 +358,36 @@ def available(
     return table
 
 # %% ../nbs/01_authenticate.ipynb #5b15f4de
+def settings_from() -> str:
+    "Where the settings come from beside the arguments"
+    dotenv = find_dotenv()
+    return (
+        f"the environment, and {dotenv}"
+        if dotenv
+        else "the environment (no .env here, nor in the project above)"
+    )
+
+
 def main(
     arguments: list[str] | None = None,  # of the command line; None: those of the process
     one: Settings | None = None,  # None: read from the environment
 ) -> int:  # the exit code
     "Print what is available"
-    parser = argparse.ArgumentParser(prog="python -m mbta_ml.authenticate", description="Show what this machine and its credentials open; needs none.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mbta_ml.authenticate",
+        description="Show what this machine and its credentials open; needs none.",
+    )
     parser.parse_args(arguments)
     try:
-        table = available(one or settings())
+        table = {"settings": settings_from(), **available(one or settings())}
     except ValueError as error:  # a setting that says what it expects
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
         return 2
     for name, what in table.items():
-        print(f"{name:<14}{what}")
+        say(f"{name:<14}{what}")
     return 0
 
 
 if __name__ == "__main__" and "__file__" in globals():  # as a command, not in a notebook
+    safe_streams()
     sys.exit(main())

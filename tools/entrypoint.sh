@@ -22,4 +22,12 @@ fi
 case ${1:-} in
     '' | -*) set -- mbta_ml.ml.xgboost_trainer "$@" ;;
 esac
-exec python -m "$@"
+
+# Process 1 of a container hears only the signals that it asked for. Until the module listens (its imports take seconds), SIGTERM
+# ends it at once: nothing is written yet.
+exec python -c '
+import runpy, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+' "$@"
