@@ -18,7 +18,24 @@ import pyarrow.parquet as pq
 
 from .config import Settings, settings
 from .files import read_json, read_lines
-from .registry import Run, companions, find_run, history, model_file, promote, rollback, runs, state
+from .model_checks import SIDECAR
+from .output import say
+from mbta_ml.registry import (
+    Run,
+    companions,
+    config_of,
+    entries,
+    find_run,
+    history,
+    metrics_of,
+    model_file,
+    promote,
+    rollback,
+    runs,
+    state,
+    tidy,
+    unusable,
+)
 
 # %% ../nbs/02a_runs.ipynb #9ef56246
 def short_sources(
@@ -27,8 +44,15 @@ def short_sources(
     "Sources in a few characters: no folders, the first one only"
     if not uris:
         return ""
-    kind, colon, where = uris[0].partition(":")
-    return f"{kind}{colon}{where.rpartition('/')[2]}" + (f" +{len(uris) - 1}" if len(uris) > 1 else "")
+    kind, colon, where = str(uris[0]).partition(":")
+    return f"{kind}{colon}{where.rpartition('/')[2]}" + (
+        f" +{len(uris) - 1}" if len(uris) > 1 else ""
+    )
+
+
+def _number(value) -> float:  # NaN where it is none
+    "A figure that stands in a file"
+    return float(value) if isinstance(value, (int, float)) else np.nan
 
 
 def _line(
@@ -36,14 +60,31 @@ def _line(
     production: str,
 ) -> dict:
     "What the list says of a run"
-    config, found, now = read_json(run.experiment / "config.json"), read_json(run.experiment / "metrics.json"), state(run)
-    done, asked = len(read_lines(run.experiment / "trials.jsonl")), config.get("trials", (config.get("settings") or {}).get("trials"))
-    model, lookup = (found.get("test", {}).get(who, {}).get("mae_seconds", np.nan) for who in ("model", "lookup"))
+    config, found, now = config_of(run), metrics_of(run), state(run)
+    done, asked = (
+        len(read_lines(run.experiment / "trials.jsonl")),
+        config.get("trials", (config.get("settings") or {}).get("trials")),
+    )
+    model, lookup = (
+        _number(found.get("test", {}).get(who, {}).get("mae_seconds"))
+        for who in ("model", "lookup")
+    )
     notes = ["synthetic"] if found.get("synthetic", config.get("synthetic")) else []
     notes += [str(config["comment"])] if config.get("comment") else []
     notes += ["model removed"] if now == "finished" and not model_file(run.model, run.job) else []
-    return {"run": run.name, "job": run.job, "state": now, "sources": short_sources(config.get("sources") or []), "rows": found.get("rows"), "trials": f"{done}/{asked}" if asked else str(done or ""),
-            "MAE model": model, "MAE lookup": lookup, "better %": 100 * (1 - model / lookup) if lookup else np.nan, "production": production, "note": ", ".join(notes)}
+    return {
+        "run": run.name,
+        "job": run.job,
+        "state": now,
+        "sources": short_sources(config.get("sources") or []),
+        "rows": found.get("rows"),
+        "trials": f"{done}/{asked}" if asked else str(done or ""),
+        "MAE model": model,
+        "MAE lookup": lookup,
+        "better %": 100 * (1 - model / lookup) if lookup else np.nan,
+        "production": production,
+        "note": ", ".join(notes),
+    }
 
 
 def listing(
@@ -52,14 +93,29 @@ def listing(
 ) -> pd.DataFrame:  # newest first
     "Every run in a line"
     there = one.production_models
-    now = {(p.name, read_json(p).get("run")) for p in there.glob("final_best_*.meta.json")}
-    was = {(f"{Path(e['file']).stem}.meta.json", e.get("run")) for e in read_lines(there / "history.jsonl") if "file" in e}
+    now = {(p.name, str(read_json(p).get("run"))) for p in there.glob("final_best_*.meta.json")}
+    was = {(f"{Path(e['file']).stem}.meta.json", e["run"]) for e in entries(there)}
     lines = []
     for run in reversed(runs(one)):
         if job in (None, run.job):
             place = (f"final_best_{run.job}.meta.json", run.name)
             lines.append(_line(run, "now" if place in now else "was" if place in was else ""))
-    return pd.DataFrame(lines, columns=["run", "job", "state", "sources", "rows", "trials", "MAE model", "MAE lookup", "better %", "production", "note"]).astype({"rows": "Int64"})
+    return pd.DataFrame(
+        lines,
+        columns=[
+            "run",
+            "job",
+            "state",
+            "sources",
+            "rows",
+            "trials",
+            "MAE model",
+            "MAE lookup",
+            "better %",
+            "production",
+            "note",
+        ],
+    ).astype({"rows": "Int64"})
 
 # %% ../nbs/02a_runs.ipynb #8c1075de
 def as_text(
@@ -67,20 +123,36 @@ def as_text(
     width: int = 120,
 ) -> str:
     "The list as a terminal shows it; nothing is wider than the window, and an empty column is left out"
-    shown = listed.assign(rows=listed["rows"].map("{:,}".format, na_action="ignore"), **{c: listed[c].map("{:.1f}".format, na_action="ignore") for c in ("MAE model", "MAE lookup", "better %")}).astype(object)
-    shown = shown.where(listed.notna(), "").rename(columns={"MAE model": "MAE s", "MAE lookup": "lookup s", "production": "prod."})
+    shown = listed.assign(
+        rows=listed["rows"].map("{:,}".format, na_action="ignore"),
+        **{
+            c: listed[c].map("{:.1f}".format, na_action="ignore")
+            for c in ("MAE model", "MAE lookup", "better %")
+        },
+    ).astype(object)
+    shown = shown.where(listed.notna(), "").rename(
+        columns={"MAE model": "MAE s", "MAE lookup": "lookup s", "production": "prod."}
+    )
     shown["sources"] = [s if len(s) <= 24 else f"{s[:23]}…" for s in shown["sources"]]
     shown = shown.loc[:, (shown != "").any()]
     left = {"run", "job", "state", "sources", "note"}
     wide = {c: max(len(c), *shown[c].map(len)) for c in shown}
     rows = [shown.columns, *shown.to_numpy()]
-    return "\n".join("  ".join(text.ljust(wide[c]) if c in left else text.rjust(wide[c]) for c, text in zip(shown, row)).rstrip()[:width] for row in rows)
+    return "\n".join(
+        "  ".join(
+            text.ljust(wide[c]) if c in left else text.rjust(wide[c]) for c, text in zip(shown, row)
+        ).rstrip()[:width]
+        for row in rows
+    )
 
 # %% ../nbs/02a_runs.ipynb #051e045a
 def _sidecar(run: Run) -> dict:
-    "The sidecar of a run's model; empty where there is none"
+    "What of the sidecar of a run's model can be shown, of an older version, too; empty where there is none"
     path = model_file(run.model, run.job)
-    return read_json(companions(path)[0]) if path else {}
+    meta = read_json(companions(path)[0]) if path else {}
+    return {
+        name: value for name, value in meta.items() if name in SIDECAR and SIDECAR[name].fits(value)
+    }
 
 
 def asked_for(
@@ -88,12 +160,48 @@ def asked_for(
     meta: dict,  # its model's sidecar, or empty
 ) -> dict[tuple[str, str], object]:  # kind and name → value
     "Everything that can make one run differ from another"
-    known = {"job", "run", "started", "model", "params", "settings", "sources", "from", "to", "fingerprint", "examples", "synthetic", "code"}
-    params = {**(config.get("params") or {}), **(meta.get("params") or {}), **{k: meta[k] for k in ("rounds", "features") if k in meta}}
-    data = {**{k: config.get(k) for k in ("sources", "from", "to")}, "fingerprint": str(meta.get("fingerprint", ""))[:12], "rows to learn from": (meta["rows"].get("all") if isinstance(meta.get("rows"), dict) else None)}
-    code = {"git commit": str(meta.get("git_commit") or "")[:12], "python": meta.get("python"), **meta.get("packages", {})}
-    kinds = {"parameter": params, "data": data, "setting": {k: v for k, v in config.get("settings", {}).items() if k != "home"}, "asked": {k: v for k, v in config.items() if k not in known}, "code": code}
-    return {("asked", "job"): config.get("job")} | {(kind, name): value for kind, named in kinds.items() for name, value in named.items()}
+    known = {
+        "job",
+        "run",
+        "started",
+        "model",
+        "params",
+        "settings",
+        "sources",
+        "from",
+        "to",
+        "fingerprint",
+        "examples",
+        "synthetic",
+        "code",
+    }
+    params = {
+        **(config.get("params") or {}),
+        **(meta.get("params") or {}),
+        **{k: meta[k] for k in ("rounds", "features") if k in meta},
+    }
+    data = {
+        **{k: config.get(k) for k in ("sources", "from", "to")},
+        "fingerprint": str(meta.get("fingerprint", ""))[:12],
+        "rows to learn from": (
+            meta["rows"].get("all") if isinstance(meta.get("rows"), dict) else None
+        ),
+    }
+    code = {
+        "git commit": str(meta.get("git_commit") or "")[:12],
+        "python": meta.get("python"),
+        **(meta.get("packages") or {}),
+    }
+    kinds = {
+        "parameter": params,
+        "data": data,
+        "setting": {k: v for k, v in (config.get("settings") or {}).items() if k != "home"},
+        "asked": {k: v for k, v in config.items() if k not in known},
+        "code": code,
+    }
+    return {("asked", "job"): config.get("job")} | {
+        (kind, name): value for kind, named in kinds.items() for name, value in named.items()
+    }
 
 
 def changes(
@@ -102,14 +210,37 @@ def changes(
 ) -> pd.DataFrame:  # kind, name, A, B
     "In what two runs differ; of lists, what only one of them holds"
     metas = [_sidecar(run) for run in (a, b)]
-    asked = [asked_for(read_json(run.experiment / "config.json"), meta if all(metas) else {}) for run, meta in zip((a, b), metas)]
+    asked = [
+        asked_for(config_of(run), meta if all(metas) else {}) for run, meta in zip((a, b), metas)
+    ]
     rows = []
     for key in dict.fromkeys([*asked[0], *asked[1]]):
         ours, theirs = (each.get(key) for each in asked)
         if ours != theirs:
-            if isinstance(ours, list) and isinstance(theirs, list) and set(map(str, ours)) != set(map(str, theirs)):
-                ours, theirs = [x for x in ours if x not in theirs], [x for x in theirs if x not in ours]
-            rows.append((*key, *(", ".join(map(str, v)) if isinstance(v, list) else "" if v is None else str(v) for v in (ours, theirs))))
+            if (
+                isinstance(ours, list)
+                and isinstance(theirs, list)
+                and set(map(str, ours)) != set(map(str, theirs))
+            ):
+                ours, theirs = (
+                    [x for x in ours if x not in theirs],
+                    [x for x in theirs if x not in ours],
+                )
+            rows.append(
+                (
+                    *key,
+                    *(
+                        (
+                            ", ".join(map(str, v))
+                            if isinstance(v, list)
+                            else ""
+                            if v is None
+                            else str(v)
+                        )
+                        for v in (ours, theirs)
+                    ),
+                )
+            )
     return pd.DataFrame(rows, columns=["kind", "name", "A", "B"])
 
 # %% ../nbs/02a_runs.ipynb #37cabb79
@@ -123,23 +254,36 @@ def read_judged(
     path = run.experiment / "judged.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is missing")
-    rows = pq.read_table(path, columns=[*KEY, "travel_seconds", "lookup_seconds", "model_seconds"]).to_pandas()
+    rows = pq.read_table(
+        path, columns=[*KEY, "travel_seconds", "lookup_seconds", "model_seconds"]
+    ).to_pandas()
     rows["service_date"] = pd.to_datetime(rows["service_date"]).astype("datetime64[s]")
     rows["made_at"] = pd.to_datetime(rows["made_at"], utc=True).astype("datetime64[us, UTC]")
     for name in ("trip_id", "vehicle_id", "stop_id"):
         rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
     rows["arrival_ms"] = (rows["travel_seconds"].astype(np.float64) * 1000).round().astype("Int64")
-    rows = rows.sort_values([*KEY, "arrival_ms", "lookup_seconds"], kind="stable", ignore_index=True)
+    rows = rows.sort_values(
+        [*KEY, "arrival_ms", "lookup_seconds"], kind="stable", ignore_index=True
+    )
     return rows.assign(nth=rows.groupby([*KEY, "arrival_ms"], dropna=False).cumcount())
 
 
 def both_judged(
     a: Run,
     b: Run,
-) -> tuple[pd.DataFrame, dict[str, int]]:  # a row each with A_seconds and B_seconds; rows by who judged them: A, B, both
+) -> tuple[
+    pd.DataFrame, dict[str, int]
+]:  # a row each with A_seconds and B_seconds; rows by who judged them: A, B, both
     "The rows that two runs judged"
-    ours, theirs = (read_judged(run).rename(columns={"model_seconds": f"{who}_seconds"}) for run, who in ((a, "A"), (b, "B")))
-    both = ours.merge(theirs.drop(columns=["travel_seconds", "lookup_seconds"]), on=[*KEY, "arrival_ms", "nth"], validate="one_to_one")
+    ours, theirs = (
+        read_judged(run).rename(columns={"model_seconds": f"{who}_seconds"})
+        for run, who in ((a, "A"), (b, "B"))
+    )
+    both = ours.merge(
+        theirs.drop(columns=["travel_seconds", "lookup_seconds"]),
+        on=[*KEY, "arrival_ms", "nth"],
+        validate="one_to_one",
+    )
     return both, {"A": len(ours), "B": len(theirs), "both": len(both)}
 
 # %% ../nbs/02a_runs.ipynb #f5c2409d
@@ -155,11 +299,27 @@ def paired(
     known = rows.dropna(subset=["A_seconds", "B_seconds", "travel_seconds"])
     if not len(known):
         return {"rows": 0}
-    mae = {who: float((known["travel_seconds"] - known[f"{who}_seconds"]).abs().mean()) for who in ("A", "B", "lookup")}
+    mae = {
+        who: float((known["travel_seconds"] - known[f"{who}_seconds"]).abs().mean())
+        for who in ("A", "B", "lookup")
+    }
     days = known["service_date"].nunique()
-    groups, over = (days, "days") if days >= 10 else (len(known[["service_date", "trip_id"]].drop_duplicates()), "trips")
+    groups, over = (
+        (days, "days")
+        if days >= 10
+        else (len(known[["service_date", "trip_id"]].drop_duplicates()), "trips")
+    )
     alike = bool((known["A_seconds"] == known["B_seconds"]).all())
-    return {"rows": len(known), **mae, "groups": groups, "over": over, "alike": alike, **difference(known, known["B_seconds"].to_numpy(np.float64), known["A_seconds"].to_numpy(np.float64))}
+    return {
+        "rows": len(known),
+        **mae,
+        "groups": groups,
+        "over": over,
+        "alike": alike,
+        **difference(
+            known, known["B_seconds"].to_numpy(np.float64), known["A_seconds"].to_numpy(np.float64)
+        ),
+    }
 
 
 def verdict(
@@ -169,14 +329,29 @@ def verdict(
     if not found["rows"]:
         return "Nobody can say: there is no row that both judged."
     smaller, low, high = -found["seconds"], -found["high_seconds"], -found["low_seconds"]
-    figures = f"on the {found['rows']:,} rows that both judged, MAE {found['A']:.1f} s (A), {found['B']:.1f} s (B), {found['lookup']:.1f} s (lookup)"
+    figures = (
+        f"on the {found['rows']:,} rows that both judged, MAE {found['A']:.1f} s (A),"
+        f" {found['B']:.1f} s (B), {found['lookup']:.1f} s (lookup)"
+    )
     if found["alike"]:
         return f"Neither: both predict exactly the same; {figures}."
     if found["groups"] < FEWEST:
-        return f"Nobody can say from {found['groups']} {found['over']}, {FEWEST} are needed; {figures}."
-    said = f"Yes, B is better by {smaller:.1f} s" if low > 0 else f"No, A is better by {-smaller:.1f} s" if high < 0 else "It may be luck"
+        return (
+            f"Nobody can say from {found['groups']} {found['over']}, {FEWEST} are needed;"
+            f" {figures}."
+        )
+    said = (
+        f"Yes, B is better by {smaller:.1f} s"
+        if low > 0
+        else f"No, A is better by {-smaller:.1f} s"
+        if high < 0
+        else "It may be luck"
+    )
     gain, low, high = (f"{round(seconds, 1) + 0.0:+.1f}" for seconds in (smaller, low, high))
-    return f"{said}; {figures}.\nB's gain over A: {gain} s, in 95 % of bootstraps over {found['groups']:,} {found['over']} between {low} and {high} s."
+    return (
+        f"{said}; {figures}.\nB's gain over A: {gain} s, in 95 % of bootstraps over"
+        f" {found['groups']:,} {found['over']} between {low} and {high} s."
+    )
 
 # %% ../nbs/02a_runs.ipynb #75f17f9a
 def figures(
@@ -186,16 +361,30 @@ def figures(
     test, band = found.get("test", {}), found.get("band", {})
     model, lookup = test.get("model", {}), test.get("lookup", {}).get("mae_seconds")
     mae = model.get("mae_seconds")
-    flat = {"MAE s": mae, "median s": model.get("median_seconds"), "P90 s": model.get("p90_seconds"), "bias s": model.get("bias_seconds"),
-            "lookup's MAE s": lookup, "better than lookup %": 100 * (1 - mae / lookup) if mae and lookup else None,
-            **{f"inside, {name} min %": 100 * share for name, share in model.get("mbta_bins", {}).items() if share is not None},
-            "band holds %": 100 * band["coverage"] if "coverage" in band else None, "band width s": band.get("median_width_seconds"), "rows judged": found.get("rows"), "train s": found.get("train_seconds")}
-    return {name: float(value) for name, value in flat.items() if value is not None}
+    flat = {
+        "MAE s": mae,
+        "median s": model.get("median_seconds"),
+        "P90 s": model.get("p90_seconds"),
+        "bias s": model.get("bias_seconds"),
+        "lookup's MAE s": lookup,
+        "better than lookup %": 100 * (1 - mae / lookup) if mae and lookup else None,
+        **{
+            f"inside, {name} min %": 100 * share
+            for name, share in model.get("mbta_bins", {}).items()
+            if share is not None
+        },
+        "band holds %": 100 * band["coverage"] if "coverage" in band else None,
+        "band width s": band.get("median_width_seconds"),
+        "rows judged": found.get("rows"),
+        "train s": found.get("train_seconds"),
+    }
+    return {name: float(value) for name, value in flat.items() if isinstance(value, (int, float))}
 
 # %% ../nbs/02a_runs.ipynb #eacd49c4
 @dataclass(frozen=True)
 class Comparison:
     "Two runs side by side; print it"
+
     a: Run
     b: Run
     sources: tuple[str, str]  # of A and B, in a few characters
@@ -222,9 +411,15 @@ def comparison(
     for run in (a, b):
         if state(run) != "finished":
             raise ValueError(f"run {run.name} is {state(run)}: it has no metrics.json to compare")
-    table = pd.DataFrame({who: figures(read_json(run.experiment / "metrics.json")) for who, run in (("A", a), ("B", b))})
-    sources = tuple(short_sources(read_json(run.experiment / "config.json").get("sources") or []) for run in (a, b))
-    found = dict(a=a, b=b, sources=sources, changed=changes(a, b), figures=table.assign(**{"B − A": table["B"] - table["A"]}))
+    table = pd.DataFrame({who: figures(metrics_of(run)) for who, run in (("A", a), ("B", b))})
+    sources = tuple(short_sources(config_of(run).get("sources") or []) for run in (a, b))
+    found = dict(
+        a=a,
+        b=b,
+        sources=sources,
+        changed=changes(a, b),
+        figures=table.assign(**{"B − A": table["B"] - table["A"]}),
+    )
     try:
         rows, counted = both_judged(a, b)
     except ValueError as error:
@@ -234,20 +429,53 @@ def comparison(
 # %% ../nbs/02a_runs.ipynb #c0464ba4
 def _cut(text: str, width: int) -> str:
     "No longer than `width`"
-    return text if len(text) <= width else f"{text[:width - 1]}…"
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _told(
     found: Comparison,
 ) -> str:
     "A comparison as a terminal shows it"
-    lines = [f"{who}  {run.name}  {run.job}  {_cut(source, 60)}" for who, run, source in zip("AB", (found.a, found.b), found.sources)]
-    lines += ["", "IS B BETTER THAN A?", verdict(found.paired) if found.paired else f"Nobody can say: {found.why_not}, and only rows that both judged can be compared."]
-    lines += ["", "WHAT WAS CHANGED" if len(found.changed) else "WHAT WAS CHANGED: nothing that was written down"]
+    lines = [
+        f"{who}  {run.name}  {run.job}  {_cut(source, 60)}"
+        for who, run, source in zip("AB", (found.a, found.b), found.sources)
+    ]
+    lines += [
+        "",
+        "IS B BETTER THAN A?",
+        (
+            verdict(found.paired)
+            if found.paired
+            else f"Nobody can say: {found.why_not}, and only rows that both judged can be compared."
+        ),
+    ]
+    lines += [
+        "",
+        (
+            "WHAT WAS CHANGED"
+            if len(found.changed)
+            else "WHAT WAS CHANGED: nothing that was written down"
+        ),
+    ]
     wide = max([4, *found.changed["name"].map(len)]) if len(found.changed) else 0
-    lines += [f"{kind:<10} {name:<{wide}}  {_cut(x, 40) or '–'} → {_cut(y, 40) or '–'}" for kind, name, x, y in found.changed.to_numpy()]
-    judged = {True: "on the same rows", False: "each on its own rows, so not to be compared line by line", None: "each on its own rows, perhaps not the same"}[found.same_rows]
-    lines += ["", f"FIGURES, {judged}" + (f" ({found.rows['A']:,} and {found.rows['B']:,}, {found.rows['both']:,} in common)" if found.same_rows is False else "")]
+    lines += [
+        f"{kind:<10} {name:<{wide}}  {_cut(x, 40) or '–'} → {_cut(y, 40) or '–'}"
+        for kind, name, x, y in found.changed.to_numpy()
+    ]
+    judged = {
+        True: "on the same rows",
+        False: "each on its own rows, so not to be compared line by line",
+        None: "each on its own rows, perhaps not the same",
+    }[found.same_rows]
+    lines += [
+        "",
+        f"FIGURES, {judged}"
+        + (
+            f" ({found.rows['A']:,} and {found.rows['B']:,}, {found.rows['both']:,} in common)"
+            if found.same_rows is False
+            else ""
+        ),
+    ]
     shown = found.figures.map(lambda v: "–" if pd.isna(v) else f"{v:,.1f}")
     shown["B − A"] = ["–" if pd.isna(v) else f"{v:+,.1f}" for v in found.figures["B − A"]]
     whole = shown.index.isin(["rows judged"])
@@ -262,53 +490,153 @@ def shown(
     "A run's settings and figures, and where they are"
     from mbta_ml.ml.ml_utils import report
 
-    config, found, meta = read_json(run.experiment / "config.json"), read_json(run.experiment / "metrics.json"), _sidecar(run)
+    config, found, meta = config_of(run), metrics_of(run), _sidecar(run)
     model = model_file(run.model, run.job)
-    facts = {"run": f"{run.name}, {state(run)}", "job": run.job, "started": config.get("started"), "experiment": run.experiment, "model": model, "sources": ", ".join(config.get("sources") or []),
-             "from, to": " to ".join(str(config.get(k) or "…") for k in ("from", "to")) if config.get("from") or config.get("to") else None, "trials": len(read_lines(run.experiment / "trials.jsonl")) or None,
-             "parameters": ", ".join(f"{k} {v}" for k, v in (meta.get("params") or config.get("params") or {}).items()), "rounds": meta.get("rounds"), "commit": meta.get("git_commit")}
+    facts = {
+        "run": f"{run.name}, {state(run)}",
+        "job": run.job,
+        "started": config.get("started"),
+        "experiment": run.experiment,
+        "model": model,
+        "sources": ", ".join(map(str, config.get("sources") or [])),
+        "from, to": (
+            " to ".join(str(config.get(k) or "…") for k in ("from", "to"))
+            if config.get("from") or config.get("to")
+            else None
+        ),
+        "trials": len(read_lines(run.experiment / "trials.jsonl")) or None,
+        "parameters": ", ".join(
+            f"{k} {v}" for k, v in (meta.get("params") or config.get("params") or {}).items()
+        ),
+        "rounds": meta.get("rounds"),
+        "commit": meta.get("git_commit"),
+    }
     if model:
-        facts["production"] = ", then ".join(f"{e['action']} {e['at']}" for e in history(one.production_models / f"final_best_{run.job}{model.suffix}") if e.get("run") == run.name)
-    lines = [textwrap.fill(f"{name:<11} {value}", 118, subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False) for name, value in facts.items() if value]
-    lines += [report(found)] if found.get("test") else []
+        facts["production"] = ", then ".join(
+            f"{e['action']} {e['at']}"
+            for e in history(one.production_models / f"final_best_{run.job}{model.suffix}")
+            if e.get("run") == run.name
+        )
+        facts["not usable"] = unusable(model)
+    lines = [
+        textwrap.fill(
+            f"{name:<11} {value}",
+            118,
+            subsequent_indent=" " * 12,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, value in facts.items()
+        if value
+    ]
+    try:
+        lines += [report(found)] if found.get("test") else []
+    except (KeyError, TypeError, ValueError) as error:
+        lines += [
+            f"{run.experiment / 'metrics.json'} lacks what the table of figures needs ({error});"
+            " the rest of it holds"
+        ]
     return "\n".join(lines)
 
 # %% ../nbs/02a_runs.ipynb #66bdd16f
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
-    parser = argparse.ArgumentParser("python -m mbta_ml.registry", description="Look at the runs that are kept, compare two, put a model in production or take it back. RUN is a run's name, one of its folders, or `latest`.")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.registry",
+        description=(
+            "Look at the runs that are kept, compare two, put a model in production or take it"
+            " back. RUN is a run's name, one of its folders, or `latest`."
+        ),
+    )
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--out", type=Path, metavar="DIR", help="the folder that holds experiments/, models/ and production_models/ (default: MBTA_ML_HOME, else here)")
+    where.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "the folder that holds experiments/, models/ and production_models/ (default:"
+            " MBTA_ML_HOME, else here)"
+        ),
+    )
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("run", metavar="RUN")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | show | compare | promote | rollback")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="list | show | compare | promote | rollback"
+    )
     listed = verbs.add_parser("list", parents=[where], help="every run in a line, the newest first")
     listed.add_argument("--all", action="store_true", help="not only the latest 20")
     verbs.add_parser("show", parents=[where, named], help="one run on a screen")
-    compared = verbs.add_parser("compare", parents=[where], help="is B better than A, and what was changed?")
+    compared = verbs.add_parser(
+        "compare", parents=[where], help="is B better than A, and what was changed?"
+    )
     compared.add_argument("a", metavar="A", help="a run")
     compared.add_argument("b", metavar="B", help="another")
-    verbs.add_parser("promote", parents=[where, named], help="put a run's model in production, if the gate lets it")
-    back = verbs.add_parser("rollback", parents=[where], help="put the model back that was in production before")
+    verbs.add_parser(
+        "promote",
+        parents=[where, named],
+        help="put a run's model in production, if the gate lets it",
+    )
+    back = verbs.add_parser(
+        "rollback", parents=[where], help="put the model back that was in production before"
+    )
     for each, job in ((listed, None), (back, "xgboost")):
-        each.add_argument("--job", default=job, help="such as xgboost (default: %(default)s)" if job else "only the runs of this job")
+        each.add_argument(
+            "--job",
+            default=job,
+            help="such as xgboost (default: %(default)s)" if job else "only the runs of this job",
+        )
     return parser
+
+
+def _not_usable(one: Settings) -> list[str]:
+    "What stands in production and can't be used: of an older version, or damaged"
+    models = [
+        model_file(one.production_models, p.name.removesuffix(".meta.json"))
+        for p in sorted(one.production_models.glob("final_best_*.meta.json"))
+    ]
+    return [
+        f"\nin production, but of no use here: {why}"
+        for model in models
+        if model and (why := unusable(model))
+    ]
 
 
 def _listed(one: Settings, job: str | None, every: bool) -> str:
     "The list, and what to do with it"
     found = listing(one, job)
+    warnings = _not_usable(one)
     if not len(found):
-        return f"no run{f' of {job}' if job else ''} in {one.experiments} yet; python -m mbta_ml.ml.xgboost_trainer makes one"
+        return "\n".join(
+            [
+                (
+                    f"no run{f' of {job}' if job else ''} in {one.experiments} yet; python -m"
+                    " mbta_ml.ml.xgboost_trainer makes one"
+                ),
+                *warnings,
+            ]
+        )
     shown = found if every else found.head(20)
-    return "\n".join([as_text(shown), "", f"{len(shown)} of {len(found)} runs" + ("" if len(shown) == len(found) else " (--all: every one)") + "; each on its own test part: `python -m mbta_ml.registry compare A B` compares"])
+    return "\n".join(
+        [
+            as_text(shown),
+            *warnings,
+            "",
+            f"{len(shown)} of {len(found)} runs"
+            + ("" if len(shown) == len(found) else " (--all: every one)")
+            + "; each on its own test part: `python -m mbta_ml.registry compare A B` compares",
+        ]
+    )
 
 # %% ../nbs/02a_runs.ipynb #28ba5205
 def _promoted(one: Settings, run: Run) -> str:
     "A run's model put in production, or why not"
     model = model_file(run.model, run.job)
     if not model or state(run) != "finished":
-        raise ValueError(f"run {run.name} is {state(run)}" + ("" if model else f" and {run.model} holds no model {run.job}.*") + "; nothing to promote")
+        raise ValueError(
+            f"run {run.name} is {state(run)}"
+            + ("" if model else f" and {run.model} holds no model {run.job}.*")
+            + "; nothing to promote"
+        )
     said = promote(model, one.production_models / f"final_best_{run.job}{model.suffix}")
     if said.startswith("not promoted"):
         raise ValueError(said)
@@ -323,6 +651,12 @@ def main(
     a = _parser().parse_args(arguments)
     one = one or settings()
     one = replace(one, home=a.out) if a.out else one
-    do = {"list": lambda: _listed(one, a.job, a.all), "show": lambda: shown(one, find_run(one, a.run)), "compare": lambda: comparison(find_run(one, a.a), find_run(one, a.b)),
-          "promote": lambda: _promoted(one, find_run(one, a.run)), "rollback": lambda: rollback(one, a.job)}
-    print(do[a.verb]())
+    tidy(one)
+    do = {
+        "list": lambda: _listed(one, a.job, a.all),
+        "show": lambda: shown(one, find_run(one, a.run)),
+        "compare": lambda: comparison(find_run(one, a.a), find_run(one, a.b)),
+        "promote": lambda: _promoted(one, find_run(one, a.run)),
+        "rollback": lambda: rollback(one, a.job),
+    }
+    say(do[a.verb]())
