@@ -28,7 +28,14 @@ START, DAYS = date(2024, 3, 9), 2  # the night on which Boston's clocks change l
 ROUTES = ["Blue", "Mattapan", "1"]  # subway, light rail, bus: enough to meet every rule, few enough for two minutes
 CUT = "2024-03-10 16:00:00+00:00"  # stop events are asked for a second time as they were known then
 INSTALL_SECONDS, ASK_SECONDS = 300, 300  # far more than they take, so that a busy machine is no failure
-TYPES = {"string": "STRING", "int32": "INT64", "double": "FLOAT64", "bool": "BOOL", "timestamp[us, tz=UTC]": "TIMESTAMP"}
+TYPES = {"string": "STRING", "int32": "INT64", "double": "FLOAT64", "bool": "BOOL", "timestamp[us, tz=UTC]": "TIMESTAMP", "date32[day]": "DATE"}
+STATED = """
+ALTER TABLE vehicle ADD COLUMN start_date DATE; ALTER TABLE vehicle ADD COLUMN start_time VARCHAR; ALTER TABLE schedule ADD COLUMN service_date DATE;
+UPDATE vehicle SET start_date = CAST(timezone('America/New_York', updated_at) - INTERVAL 3 HOUR AS DATE) WHERE direction_id = 0;
+UPDATE vehicle SET start_time = IF(minute(updated_at) < 30, '07:00:00', '08:00:00') WHERE route_id = 'Mattapan';
+UPDATE vehicle SET revenue = 'NON_REVENUE' WHERE trip_id = (SELECT min(trip_id) FROM vehicle);
+UPDATE schedule SET service_date = CAST(timezone('America/New_York', coalesce(arrival_time, departure_time)) - INTERVAL 3 HOUR AS DATE) WHERE route_id = '1'
+"""  # what records may state and the sample doesn't: dates, start times, trips for nobody
 
 
 # Inside the environment: the emulator and Google's client, without mbta_ml
@@ -106,7 +113,8 @@ def prepare(folder: Path) -> dict:
     text = lambda name, table: at_once(table) if name == "all of it at once" else query(asked[name][0], {**{t: table.format(t) for t in COLUMNS}, "to": f"TIMESTAMP '{asked[name][1]}'"})
     (folder / "tables").mkdir()
     with connect() as con:
-        con.execute(f"ATTACH '{make_sample(folder / 'sample.duckdb', days=DAYS, routes=ROUTES, start=START)}' AS src (READ_ONLY)")
+        con.execute(f"ATTACH '{make_sample(folder / 'sample.duckdb', days=DAYS, routes=ROUTES, start=START)}' AS src; USE src")
+        con.execute(STATED)
         for table in COLUMNS:
             con.execute(f"COPY src.{table} TO '{folder / 'tables' / table}.parquet'")
         wanted = {name: con.sql(to_duckdb(text(name, "src.`{}`"))).to_arrow_table() for name in asked}

@@ -23,17 +23,66 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..config import Settings
-from .bigquery_client import Service, check_price, downloaded, finished, parse_dataset, reader_of
-from .bigquery_contracts import bad_rows, breaches_of, breaks, good, is_tally, rules_of, tally, tallied, too_empty
+from mbta_ml.etl.bigquery_client import (
+    Service,
+    check_price,
+    downloaded,
+    finished,
+    parse_dataset,
+    reader_of,
+)
+from mbta_ml.etl.bigquery_contracts import (
+    bad_rows,
+    breaches_of,
+    breaks,
+    good,
+    is_tally,
+    rules_of,
+    tally,
+    tallied,
+    too_empty,
+)
 from .contracts import MOVE, Broken, move_aside
-from .records import INSTANT, STOP_EVENTS, TIMETABLE, Records, records_of, service_date, to_schema
-from .stop_event_sql import ARROW, COLUMNS, FRAMES, KNOWN_AT, NUMBER, ONCE, SERVICE_DAY, STEPS, TEXT, TIME, WHOLE, connect
+from mbta_ml.etl.records import (
+    INSTANT,
+    STOP_EVENTS,
+    TIMETABLE,
+    Records,
+    records_of,
+    service_date,
+    to_schema,
+)
+from mbta_ml.etl.stop_event_sql import (
+    AGAIN,
+    AGAIN_WORDS,
+    ARROW,
+    COLUMNS,
+    DATE,
+    FLAG,
+    FRAMES,
+    KNOWN_AT,
+    NUMBER,
+    ONCE,
+    SERVICE_DAY,
+    STEPS,
+    TEXT,
+    TIME,
+    WHOLE,
+    connect,
+    lacking,
+)
 from .tables import check_columns
-from ..files import atomic_path, locked, read_json, write_json
+from ..files import atomic_path, locked, read_json, remove, write_json
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #b3d49466
-BIGQUERY_TYPES = {TEXT: {"STRING"}, WHOLE: {"INTEGER", "INT64"}, TIME: {"TIMESTAMP"},
-                  NUMBER: {"INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC"}}
+BIGQUERY_TYPES = {
+    TEXT: {"STRING"},
+    WHOLE: {"INTEGER", "INT64"},
+    TIME: {"TIMESTAMP"},
+    NUMBER: {"INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC"},
+    DATE: {"DATE"},
+    FLAG: {"STRING", "BOOLEAN", "BOOL"},
+}
 
 
 def tables_of(
@@ -46,12 +95,25 @@ def tables_of(
     found = {}
     for table, name in {**names, "about": "about"}.items():
         try:
-            found[table] = service.call(f"looking at {name}", "bigquery.tables.get", service.client.get_table, f"{project}.{dataset}.{name}")
+            found[table] = service.call(
+                f"looking at {name}",
+                "bigquery.tables.get",
+                service.client.get_table,
+                f"{project}.{dataset}.{name}",
+            )
         except FileNotFoundError as error:
             if "Dataset" in str(error):
                 raise
-    held = {names[table]: {field.name: field.field_type if field.mode != "REPEATED" else f"ARRAY of {field.field_type}" for field in found[table].schema}
-            for table in names if table in found}
+    held = {
+        names[table]: {
+            field.name: (
+                field.field_type if field.mode != "REPEATED" else f"ARRAY of {field.field_type}"
+            )
+            for field in found[table].schema
+        }
+        for table in names
+        if table in found
+    }
     check_columns(held, names, BIGQUERY_TYPES, service.source)
     return found
 
@@ -70,23 +132,64 @@ def narrowed(
     tables: dict,  # of `tables_of`
 ) -> dict:  # the four tables → their rows of the days asked for, as a query names them
     "The text that stands in a query for each table"
-    named = {table: f"`{each.project}.{each.dataset_id}.{each.table_id}`" for table, each in tables.items()}
-    columns = {table: ", ".join(COLUMNS[table]) for table in COLUMNS}
-    happened, due = ["updated_at >= @since", "updated_at < @until"], "COALESCE(arrival_time, departure_time)"
-    scheduled = [f"{due} >= TIMESTAMP_SUB(@since, INTERVAL 3 DAY)", f"{due} < TIMESTAMP_ADD(@until, INTERVAL 3 DAY)"]
-    if "recorded_at" not in {field.name for field in tables["vehicle"].schema}:
-        columns["vehicle"] = columns["vehicle"].replace("recorded_at", "updated_at AS recorded_at")
-    else:
-        happened.append(f"COALESCE(recorded_at <= TIMESTAMP_ADD(updated_at, INTERVAL {LATE_DAYS} DAY), TRUE)")
+    named = {
+        table: f"`{each.project}.{each.dataset_id}.{each.table_id}`"
+        for table, each in tables.items()
+    }
+    there = {table: {field.name for field in each.schema} for table, each in tables.items()}
+    columns = {
+        table: ", ".join(
+            [
+                *(
+                    f"CAST({name} AS STRING) AS {name}" if kind == FLAG else name
+                    for name, kind in COLUMNS[table].items()
+                    if name in there[table]
+                ),
+                *lacking(table, there[table]),
+            ]
+        )
+        for table in COLUMNS
+    }
+    happened, due = (
+        [
+            "updated_at >= @since",
+            "updated_at < @until",
+        ],
+        "COALESCE(arrival_time, departure_time)",
+    )
+    scheduled = [
+        f"{due} >= TIMESTAMP_SUB(@since, INTERVAL 3 DAY)",
+        f"{due} < TIMESTAMP_ADD(@until, INTERVAL 3 DAY)",
+    ]
+    if "recorded_at" in there["vehicle"]:
+        happened.append(
+            f"COALESCE(recorded_at <= TIMESTAMP_ADD(updated_at, INTERVAL {LATE_DAYS} DAY), TRUE)"
+        )
     if partition_of(tables["vehicle"]) == "recorded_at":
-        happened.append(f"(recorded_at IS NULL OR (recorded_at >= TIMESTAMP_SUB(@since, INTERVAL 1 HOUR) AND recorded_at < TIMESTAMP_ADD(@until, INTERVAL {LATE_DAYS} DAY)))")
+        happened.append(
+            "(recorded_at IS NULL OR (recorded_at >= TIMESTAMP_SUB(@since, INTERVAL 1 HOUR) AND"
+            f" recorded_at < TIMESTAMP_ADD(@until, INTERVAL {LATE_DAYS} DAY)))"
+        )
     day = partition_of(tables["schedule"])
-    if day in ("arrival_time", "departure_time"):  # the first stop of a trip has no arrival, the last no departure
-        scheduled.append(f"({day} IS NULL OR ({day} >= TIMESTAMP_SUB(@since, INTERVAL 4 DAY) AND {day} < TIMESTAMP_ADD(@until, INTERVAL 4 DAY)))")
+    # the first stop of a trip has no arrival, the last no departure
+    if day in ("arrival_time", "departure_time"):
+        scheduled.append(
+            f"({day} IS NULL OR ({day} >= TIMESTAMP_SUB(@since, INTERVAL 4 DAY) AND {day} <"
+            " TIMESTAMP_ADD(@until, INTERVAL 4 DAY)))"
+        )
     elif day == "service_date":
-        scheduled.append("service_date BETWEEN DATE(TIMESTAMP_SUB(@since, INTERVAL 5 DAY)) AND DATE(TIMESTAMP_ADD(@until, INTERVAL 5 DAY))")
+        scheduled.append(
+            "service_date BETWEEN DATE(TIMESTAMP_SUB(@since, INTERVAL 5 DAY)) AND"
+            " DATE(TIMESTAMP_ADD(@until, INTERVAL 5 DAY))"
+        )
     rules = {"vehicle": happened, "schedule": scheduled}
-    return {table: f"(SELECT {columns[table]} FROM {named[table]}{' WHERE ' if table in rules else ''}{' AND '.join(rules.get(table, []))})" for table in COLUMNS}
+    return {
+        table: (
+            f"(SELECT {columns[table]} FROM"
+            f" {named[table]}{' WHERE ' if table in rules else ''}{' AND '.join(rules.get(table, []))})"
+        )
+        for table in COLUMNS
+    }
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #bdf9e04d
 END = pd.Timestamp("9999-01-01", tz="UTC")
@@ -112,8 +215,11 @@ def parameters_of(
     to: pd.Timestamp | None,
 ) -> dict:
     "The parameters of a query about service dates from `first` to `last`"
-    return {"since": day_begins(first - timedelta(1)) if first else pd.Timestamp(0, tz="UTC"), "until": day_begins(last + timedelta(2)) if last else END,
-            "cut": END if to is None else to.tz_convert("UTC")}
+    return {
+        "since": day_begins(first - timedelta(1)) if first else pd.Timestamp(0, tz="UTC"),
+        "until": day_begins(last + timedelta(2)) if last else END,
+        "cut": END if to is None else to.tz_convert("UTC"),
+    }
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #bcf27d48
 COUNTS = f"""
@@ -121,14 +227,24 @@ SELECT service_date, reason, COUNT(*) AS n, MAX(recorded_at) AS recorded_at
 FROM (SELECT COALESCE(service_date, {SERVICE_DAY.format(instant="updated_at")}) AS service_date, COALESCE(dropped_for, 'kept') AS reason, recorded_at FROM pings) AS fates
 GROUP BY service_date, reason
 UNION ALL SELECT service_date, 'kept once', COUNT(*), NULL FROM ({ONCE}) AS once GROUP BY service_date
+UNION ALL SELECT service_date, '{AGAIN_WORDS}', COUNT(*), NULL FROM ({AGAIN}) AS again GROUP BY service_date
 UNION ALL SELECT service_date, 'arrival reported after the departure', COUNT(*), NULL FROM arrivals WHERE reported_too_late GROUP BY service_date
 UNION ALL SELECT service_date, 'arrival that runs backwards', COUNT(*), NULL FROM backwards GROUP BY service_date
 """
 EXTRA = [("reason", pa.string()), ("n", pa.int64())]
-ASKED = {"stop_events": pa.schema([*STOP_EVENTS, ("position", pa.int64())]), "timetable": TIMETABLE,
-         "counts": pa.schema([("service_date", pa.date32()), ("recorded_at", INSTANT), *EXTRA])}
+ASKED = {
+    "stop_events": pa.schema([*STOP_EVENTS, ("position", pa.int64())]),
+    "timetable": TIMETABLE,
+    "counts": pa.schema([("service_date", pa.date32()), ("recorded_at", INSTANT), *EXTRA]),
+}
 WIDE = pa.schema([("frame", pa.string()), *ASKED["stop_events"], ("recorded_at", INSTANT), *EXTRA])
-SQL_TYPES = {pa.string(): "STRING", pa.date32(): "DATE", INSTANT: "TIMESTAMP", pa.float64(): "FLOAT64", pa.bool_(): "BOOL"}
+SQL_TYPES = {
+    pa.string(): "STRING",
+    pa.date32(): "DATE",
+    INSTANT: "TIMESTAMP",
+    pa.float64(): "FLOAT64",
+    pa.bool_(): "BOOL",
+}
 
 
 def everything(
@@ -139,9 +255,22 @@ def everything(
     counts = " UNION ALL ".join([COUNTS, *(tally(table, text) for table, text in rows.items())])
     parts = []
     for frame, schema in ASKED.items():
-        cells = [name if name in schema.names else f"CAST(NULL AS {SQL_TYPES.get(kind, 'INT64')}) AS {name}" for name, kind in zip(WIDE.names[1:], WIDE.types[1:])]
-        parts.append(f"SELECT '{frame}' AS frame, {', '.join(cells)}\nFROM ({counts if frame == 'counts' else FRAMES[frame]}) AS made\nWHERE service_date BETWEEN @first_day AND @last_day")
-    return f"WITH {steps}\n{' UNION ALL '.join(parts)}".format(**{table: f"({good(table, text)})" for table, text in rows.items()}, to="@cut")
+        cells = [
+            (
+                name
+                if name in schema.names
+                else f"CAST(NULL AS {SQL_TYPES.get(kind, 'INT64')}) AS {name}"
+            )
+            for name, kind in zip(WIDE.names[1:], WIDE.types[1:])
+        ]
+        parts.append(
+            f"SELECT '{frame}' AS frame, {', '.join(cells)}\nFROM"
+            f" ({counts if frame == 'counts' else FRAMES[frame]}) AS made\nWHERE service_date"
+            " BETWEEN @first_day AND @last_day"
+        )
+    return f"WITH {steps}\n{' UNION ALL '.join(parts)}".format(
+        **{table: f"({good(table, text)})" for table, text in rows.items()}, to="@cut"
+    )
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #d7b4e787
 CALENDAR_SCHEMA = pa.schema([("day", pa.date32()), ("n", pa.int64()), ("late", pa.int64())])
@@ -154,7 +283,11 @@ def calendar_text(
     vehicle = tables["vehicle"]
     known = KNOWN_AT if "recorded_at" in {field.name for field in vehicle.schema} else "updated_at"
     recorded = "recorded_at" if known == KNOWN_AT else "updated_at"
-    pruned = " AND (recorded_at IS NULL OR recorded_at >= TIMESTAMP_SUB(@since, INTERVAL 1 HOUR))" if partition_of(vehicle) == "recorded_at" else ""
+    pruned = (
+        " AND (recorded_at IS NULL OR recorded_at >= TIMESTAMP_SUB(@since, INTERVAL 1 HOUR))"
+        if partition_of(vehicle) == "recorded_at"
+        else ""
+    )
     never = f"updated_at >= TIMESTAMP '{END}'"  # how some say that they don't know
     return f"""SELECT IF({never}, NULL, {SERVICE_DAY.format(instant="updated_at")}) AS day, COUNT(*) AS n,
   SUM(IF({recorded} > TIMESTAMP_ADD(updated_at, INTERVAL {LATE_DAYS} DAY), 1, 0)) AS late
@@ -164,7 +297,11 @@ GROUP BY day"""
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #050accfe
 KEPT = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE}
-FILED = {frame: pa.schema([field for field in schema if field.name != "service_date"]) for frame, schema in KEPT.items()}  # the folder's name says the date
+# the folder's name says the date
+FILED = {
+    frame: pa.schema([field for field in schema if field.name != "service_date"])
+    for frame, schema in KEPT.items()
+}
 
 
 class Days:
@@ -172,22 +309,42 @@ class Days:
 
     def __init__(self, folder: Path, fingerprint: str):
         self.folder, held = folder, read_json(folder / "manifest.json")
-        self.manifest = held if held.get("fingerprint") == fingerprint else {"fingerprint": fingerprint, "days": {}}
-        named = {folder / path for entry in self.manifest["days"].values() for path in entry["files"]}
+        self.manifest = (
+            held
+            if held.get("fingerprint") == fingerprint
+            else {"fingerprint": fingerprint, "days": {}}
+        )
+        named = {
+            folder / path for entry in self.manifest["days"].values() for path in entry["files"]
+        }
         for path in folder.glob("*/service_date=*/*"):
             if path not in named:
-                path.unlink()
+                remove(path)
 
     def entry(self, day: date) -> dict | None:
         "What the manifest says of a day whose files are all there"
         entry = self.manifest["days"].get(str(day))
-        return entry if entry and all((self.folder / path).is_file() and (self.folder / path).stat().st_size == size for path, size in entry["files"].items()) else None
+        return (
+            entry
+            if entry
+            and all(
+                (self.folder / path).is_file() and (self.folder / path).stat().st_size == size
+                for path, size in entry["files"].items()
+            )
+            else None
+        )
 
     def read(self, day: date, frame: str, schema: pa.Schema) -> pa.Table:
         "One frame of a day"
         paths = [path for path in self.entry(day)["files"] if path.startswith(f"{frame}/")]
-        table = pq.ParquetFile(self.folder / paths[0]).read() if paths else FILED[frame].empty_table()
-        return table.append_column("service_date", pa.array([day] * table.num_rows, pa.date32())).select(schema.names).cast(schema)
+        table = (
+            pq.ParquetFile(self.folder / paths[0]).read() if paths else FILED[frame].empty_table()
+        )
+        return (
+            table.append_column("service_date", pa.array([day] * table.num_rows, pa.date32()))
+            .select(schema.names)
+            .cast(schema)
+        )
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #085e6bea
 def keep(
@@ -197,7 +354,11 @@ def keep(
     **entry,  # what the manifest shall say of the day
 ) -> None:
     "Write a day's frames, enter it, then remove what was there before"
-    before, files, name = days.manifest["days"].get(str(day), {"files": {}})["files"], {}, f"{uuid.uuid4().hex[:12]}.parquet"
+    before, files, name = (
+        days.manifest["days"].get(str(day), {"files": {}})["files"],
+        {},
+        f"{uuid.uuid4().hex[:12]}.parquet",
+    )
     for frame in FILED:
         path = Path(frame) / f"service_date={day}" / name
         if frames[frame].num_rows:
@@ -218,7 +379,10 @@ def stamps_of(
     tables: dict,  # of `tables_of`
 ) -> list | None:  # None: it cannot be known
     "When each table was last written"
-    plain = all(table.table_type == "TABLE" and table.modified and table.streaming_buffer is None for table in tables.values())
+    plain = all(
+        table.table_type == "TABLE" and table.modified and table.streaming_buffer is None
+        for table in tables.values()
+    )
     return [tables[name].modified.isoformat() for name in sorted(COLUMNS)] if plain else None
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #a32bcca2
@@ -227,7 +391,9 @@ def is_fresh(
     stamps: list | None,  # of `stamps_of`
 ) -> bool:
     "Whether a day on the disk is as BigQuery has it now"
-    return entry is not None and (entry["final"] or (stamps is not None and entry["stamps"] == stamps))
+    return entry is not None and (
+        entry["final"] or (stamps is not None and entry["stamps"] == stamps)
+    )
 
 
 def is_whole(
@@ -245,14 +411,21 @@ def chunks(
     "Days that are asked for together"
     made = []
     for day in days:
-        if made and day - made[-1][-1] == timedelta(1) and sum(pings.get(d, 0) for d in [*made[-1], day]) <= CHUNK_PINGS:
+        if (
+            made
+            and day - made[-1][-1] == timedelta(1)
+            and sum(pings.get(d, 0) for d in [*made[-1], day]) <= CHUNK_PINGS
+        ):
             made[-1].append(day)
         else:
             made.append([day])
     return made
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #d13c6969
-ORDER = {"stop_events": ["service_date", "trip_id", "vehicle_id", "position"], "timetable": ["service_date", "trip_id", "stop_sequence", "stop_id"]}
+ORDER = {
+    "stop_events": ["service_date", "trip_id", "vehicle_id", "position"],
+    "timetable": ["service_date", "trip_id", "stop_sequence", "stop_id"],
+}
 
 
 def in_order(
@@ -262,7 +435,14 @@ def in_order(
     "In the order in which the SQL gives it"
     with connect() as con:
         con.register("made", table)
-        return con.sql(f"SELECT * FROM made ORDER BY {', '.join(f'{name} NULLS FIRST' for name in ORDER[frame])}").to_arrow_table().cast(table.schema)
+        return (
+            con.sql(
+                "SELECT * FROM made ORDER BY"
+                f" {', '.join(f'{name} NULLS FIRST' for name in ORDER[frame])}"
+            )
+            .to_arrow_table()
+            .cast(table.schema)
+        )
 
 
 def by_day(
@@ -270,55 +450,113 @@ def by_day(
     days: list,
 ):  # yields date, frames, counts by reason, and the latest instant at which a record was known
     "Part a result into days"
-    parts = {frame: to_schema(wide.filter(pc.equal(wide["frame"], frame)), schema) for frame, schema in ASKED.items()}
+    parts = {
+        frame: to_schema(wide.filter(pc.equal(wide["frame"], frame)), schema)
+        for frame, schema in ASKED.items()
+    }
     if sum(part.num_rows for part in parts.values()) != wide.num_rows:
-        raise ValueError(f"BigQuery's answer holds rows of no frame that was asked for; expected {', '.join(ASKED)}")
+        raise ValueError(
+            "BigQuery's answer holds rows of no frame that was asked for; expected"
+            f" {', '.join(ASKED)}"
+        )
     parts |= {frame: in_order(parts[frame], frame) for frame in FILED}
     undated = {}  # what `trip` and `stop` break is told with the first day, and counts for all
     for day in days:
-        made = {frame: table.filter(pc.equal(table["service_date"], pa.scalar(day, pa.date32()))) for frame, table in parts.items()}
+        made = {
+            frame: table.filter(pc.equal(table["service_date"], pa.scalar(day, pa.date32())))
+            for frame, table in parts.items()
+        }
         counts = made.pop("counts")
-        latest, told = pc.max(counts["recorded_at"]).as_py(), dict(zip(counts["reason"].to_pylist(), counts["n"].to_pylist()))
-        undated = undated or {reason: n for reason, n in told.items() if reason.startswith(("trip|", "stop|"))}
+        latest, told = (
+            pc.max(counts["recorded_at"]).as_py(),
+            dict(zip(counts["reason"].to_pylist(), counts["n"].to_pylist())),
+        )
+        undated = undated or {
+            reason: n for reason, n in told.items() if reason.startswith(("trip|", "stop|"))
+        }
         yield day, made, {**told, **undated}, latest and latest.isoformat()
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #6880b470
 class Pull:
     "One reading of a dataset: what is asked, and what is on the disk"
 
-    def __init__(self, service: Service, tables: dict, folder: Path, first: date | None, to: pd.Timestamp | None):
+    def __init__(
+        self,
+        service: Service,
+        tables: dict,
+        folder: Path,
+        first: date | None,
+        to: pd.Timestamp | None,
+    ):
         self.service, self.tables, self.first, self.to = service, tables, first, to
-        self.location, self.stamps, self.reader = tables["vehicle"].location, stamps_of(tables), None
+        self.location, self.stamps, self.reader = (
+            tables["vehicle"].location,
+            stamps_of(tables),
+            None,
+        )
         self.rows = narrowed(tables)
         self.texts = calendar_text(tables), everything(self.rows)
         shapes = [str(schema) for schema in (*FILED.values(), WIDE)]
-        self.days = Days(folder, hashlib.sha256("\n".join([*self.texts, *shapes, str(LATE_DAYS)]).encode()).hexdigest())
+        self.days = Days(
+            folder,
+            hashlib.sha256("\n".join([*self.texts, *shapes, str(LATE_DAYS)]).encode()).hexdigest(),
+        )
 
     def query(self, what: str, text: str, parameters: dict, schema: pa.Schema) -> pa.Table:
         self.reader = self.reader or reader_of(self.service)
-        return downloaded(self.service, what, finished(self.service, what, text, parameters, self.location), self.reader, schema)
+        return downloaded(
+            self.service,
+            what,
+            finished(self.service, what, text, parameters, self.location),
+            self.reader,
+            schema,
+        )
 
     def calendar(self) -> list:
         "Day, records, late records; asked for again when a table was written since"
         last = service_day(self.to) + timedelta(1) if self.to is not None else None
-        asked, held = [str(self.first), str(self.to), self.stamps], self.days.manifest.get("calendar", {})
+        asked, held = (
+            [str(self.first), str(self.to), self.stamps],
+            self.days.manifest.get("calendar", {}),
+        )
         if self.stamps is None or held.get("asked") != asked:
             given = parameters_of(self.first, last, self.to)
-            check_price(self.service, "counting the records of each day", [(self.texts[0], given)], self.location)
+            check_price(
+                self.service,
+                "counting the records of each day",
+                [(self.texts[0], given)],
+                self.location,
+            )
             rows = self.query("the calendar", self.texts[0], given, CALENDAR_SCHEMA).to_pylist()
-            held = self.days.manifest["calendar"] = {"asked": asked, "rows": [[row["day"] and str(row["day"]), row["n"], row["late"] or 0] for row in rows]}
+            held = self.days.manifest["calendar"] = {
+                "asked": asked,
+                "rows": [
+                    [row["day"] and str(row["day"]), row["n"], row["late"] or 0] for row in rows
+                ],
+            }
             write_json(self.days.folder / "manifest.json", self.days.manifest)
         return [(day and date.fromisoformat(day), n, late) for day, n, late in held["rows"]]
 
     def pull(self, days: list, pings: dict, to: pd.Timestamp | None):
         "Ask for days, yield what `by_day` does"
         pieces = chunks(days, pings)
-        given = [{**parameters_of(piece[0], piece[-1], to), "first_day": piece[0], "last_day": piece[-1]} for piece in pieces]
+        given = [
+            {**parameters_of(piece[0], piece[-1], to), "first_day": piece[0], "last_day": piece[-1]}
+            for piece in pieces
+        ]
         if pieces:
-            check_price(self.service, f"computing {len(days)} day{'s' if days[1:] else ''}{' up to the cut' if to is not None else ''}", [(self.texts[1], each) for each in given], self.location)
+            check_price(
+                self.service,
+                f"computing {len(days)}"
+                f" day{'s' if days[1:] else ''}{' up to the cut' if to is not None else ''}",
+                [(self.texts[1], each) for each in given],
+                self.location,
+            )
         for piece, parameters in zip(pieces, given):
             wide = self.query(f"{piece[0]}..{piece[-1]}", self.texts[1], parameters, WIDE)
-            self.service.say(f"{self.service.source}: {piece[0]}..{piece[-1]}: {wide.num_rows:,} rows came")
+            self.service.say(
+                f"{self.service.source}: {piece[0]}..{piece[-1]}: {wide.num_rows:,} rows came"
+            )
             yield from by_day(wide, piece)
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #548274f0
@@ -329,18 +567,52 @@ def pulled(
     calendar, first, to, days = pull.calendar(), pull.first or date.min, pull.to, pull.days
     pings = {day: n for day, n, _ in calendar if day}
     timeless = sum(n for day, n, _ in calendar if not day)
-    of_calendar = {"recorded over three days late": sum(late for day, _, late in calendar if day and day >= first), "no updated_at": timeless, "vehicle||updated_at ": timeless}
+    of_calendar = {
+        "recorded over three days late": sum(
+            late for day, _, late in calendar if day and day >= first
+        ),
+        "no updated_at": timeless,
+        "vehicle||updated_at ": timeless,
+    }
     newest = min(max(pings, default=date.min), service_day(pd.Timestamp.now("UTC")))
-    wanted = sorted({each for day in pings for each in (day - timedelta(1), day, day + timedelta(1)) if each >= first})
-    missing = [day for day in wanted if not is_fresh(days.entry(day), pull.stamps) and (to is None or day_begins(day + timedelta(1)) <= to)]
+    wanted = sorted(
+        {
+            each
+            for day in pings
+            for each in (day - timedelta(1), day, day + timedelta(1))
+            if each >= first
+        }
+    )
+    missing = [
+        day
+        for day in wanted
+        if not is_fresh(days.entry(day), pull.stamps)
+        and (to is None or day_begins(day + timedelta(1)) <= to)
+    ]
     for day, frames, counts, latest in pull.pull(missing, pings, None):
-        keep(days, day, frames, counts=counts, latest_at=latest, stamps=pull.stamps, final=day + timedelta(OPEN_DAYS) <= newest and not breaks(counts))
+        keep(
+            days,
+            day,
+            frames,
+            counts=counts,
+            latest_at=latest,
+            stamps=pull.stamps,
+            final=day + timedelta(OPEN_DAYS) <= newest and not breaks(counts),
+        )
     here = {day for day in wanted if day in missing or is_fresh(days.entry(day), pull.stamps)}
     divided = [day for day in wanted if day not in here or not is_whole(days.entry(day), to)]
     made = {day: (frames, counts) for day, frames, counts, _ in pull.pull(divided, pings, to)}
     for day in set(wanted) - set(divided):
-        made[day] = {frame: days.read(day, frame, schema) for frame, schema in KEPT.items()}, days.entry(day)["counts"]
-    frames = {frame: pa.concat_tables([schema.empty_table(), *(to_schema(made[day][0][frame], schema) for day in wanted)]) for frame, schema in KEPT.items()}
+        made[day] = (
+            {frame: days.read(day, frame, schema) for frame, schema in KEPT.items()},
+            days.entry(day)["counts"],
+        )
+    frames = {
+        frame: pa.concat_tables(
+            [schema.empty_table(), *(to_schema(made[day][0][frame], schema) for day in wanted)]
+        )
+        for frame, schema in KEPT.items()
+    }
     return frames, {None: of_calendar, **{day: made[day][1] for day in wanted}}
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #702529c9
@@ -350,23 +622,53 @@ def contracts_kept(
     quarantine: Path | None,  # where bad rows go; None: they are an error
 ) -> Counter:  # how many rows were moved aside, by rule
     "Tell which rows of the four tables break their contracts, or move them aside"
-    found, moved, breaches, days = tallied(list(counts.values())), {}, [], [day for day in counts if day]
-    given = {**parameters_of(days[0], days[-1], pull.to), "first_day": days[0], "last_day": days[-1]} if days else {}
+    found, moved, breaches, days = (
+        tallied(list(counts.values())),
+        {},
+        [],
+        [day for day in counts if day],
+    )
+    given = (
+        {**parameters_of(days[0], days[-1], pull.to), "first_day": days[0], "last_day": days[-1]}
+        if days
+        else {}
+    )
     for table, held in found.items():
-        rows = pa.schema([*((name, {**ARROW, WHOLE: pa.int64()}[kind]) for name, kind in COLUMNS[table].items()), ("rule", pa.string())]).empty_table()
+        rows = pa.schema(
+            [
+                *(
+                    (name, {**ARROW, WHOLE: pa.int64()}[kind])
+                    for name, kind in COLUMNS[table].items()
+                ),
+                ("rule", pa.string()),
+            ]
+        ).empty_table()
         if held.broken:
             text = bad_rows(table, pull.rows[table], quarantine is not None)
             used = {name: value for name, value in given.items() if f"@{name}" in text}
-            check_price(pull.service, f"fetching rows of {table} that break its contract", [(text, used)], pull.location)
+            check_price(
+                pull.service,
+                f"fetching rows of {table} that break its contract",
+                [(text, used)],
+                pull.location,
+            )
             rows = pull.query(f"rows of {table}", text, used, rows.schema)
             breaches += breaches_of(table, held, rows.to_pylist())
-        words = pa.array([rules_of(table)[int(rule)].words for rule in rows["rule"].to_pylist()], pa.string())
+        words = pa.array(
+            [rules_of(table)[int(rule)].words for rule in rows["rule"].to_pylist()], pa.string()
+        )
         moved[table] = rows.set_column(rows.num_columns - 1, "rule", words)
     if (empty := too_empty(found)) or (breaches and quarantine is None):
-        raise Broken(pull.service.source, breaches + empty, MOVE if breaches else "see what its source leaves out")
+        raise Broken(
+            pull.service.source,
+            breaches + empty,
+            MOVE if breaches else "see what its source leaves out",
+        )
     if quarantine is not None:
         move_aside(quarantine, pull.service.source, moved)
-    return Counter(f"quarantined: {words}" for rows in moved.values() for words in rows["rule"].to_pylist())
+    return Counter(
+        f"quarantined: {words}" for rows in moved.values() for words in rows["rule"].to_pylist()
+    )
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #f20793ee
 def is_synthetic(
@@ -374,8 +676,14 @@ def is_synthetic(
     tables: dict,  # of `tables_of`
 ) -> bool:
     "Whether the dataset says that its records are simulated"
-    rows = lambda **patience: service.client.list_rows(tables["about"], **patience).to_arrow(create_bqstorage_client=False)
-    return "about" in tables and {"key": "synthetic", "value": "true"} in service.call("reading about", "bigquery.tables.getData", rows).to_pylist()
+    rows = lambda **patience: service.client.list_rows(tables["about"], **patience).to_arrow(
+        create_bqstorage_client=False
+    )
+    return (
+        "about" in tables
+        and {"key": "synthetic", "value": "true"}
+        in service.call("reading about", "bigquery.tables.getData", rows).to_pylist()
+    )
 
 
 def opened(
@@ -385,15 +693,25 @@ def opened(
     to: pd.Timestamp | None,
     source: str,
     say: Callable,
-) -> tuple:  # the service, its tables, the first service day to read, and the folder of what is kept
+) -> (
+    tuple
+):  # the service, its tables, the first service day to read, and the folder of what is kept
     "A dataset, looked at"
     for name, instant in (("start", start), ("to", to)):
         if instant is not None and instant.tzinfo is None:
-            raise ValueError(f"{name} is {instant}, which has no zone; expected an instant such as 2024-02-07T19:00Z")
+            raise ValueError(
+                f"{name} is {instant}, which has no zone; expected an instant such as"
+                " 2024-02-07T19:00Z"
+            )
     service = Service(one, source or f"bigquery:{where}", say, "read")
     project, dataset = parse_dataset(where, service.client.project)
     first = service_day(start) - timedelta(one.bigquery_past_days) if start is not None else None
-    return service, tables_of(service, project, dataset), first, one.data / "bigquery" / f"{project}.{dataset}"
+    return (
+        service,
+        tables_of(service, project, dataset),
+        first,
+        one.data / "bigquery" / f"{project}.{dataset}",
+    )
 
 # %% ../../nbs/etl/02a_bigquery.ipynb #807b20ed
 def price_bigquery(
@@ -416,7 +734,8 @@ def price_bigquery(
 def read_bigquery(
     where: str,  # PROJECT.DATASET, or DATASET of the project that pays
     one: Settings,
-    start: pd.Timestamp | None = None,  # the days before it that count as the past are read too; None: from the beginning
+    # the days before it that count as the past are read too; None: from the beginning
+    start: pd.Timestamp | None = None,
     to: pd.Timestamp | None = None,  # only what was recorded before this instant; None: all
     source: str = "",  # named in messages and in the result; empty: `bigquery:` and `where`
     say: Callable = print,  # takes a line: what is scanned, what it costs, what is tried again
@@ -433,4 +752,6 @@ def read_bigquery(
     kept = dropped.pop("kept", 0)
     dropped["exact duplicate"] = kept - dropped.pop("kept once", 0)
     held = {"stop events": frames["stop_events"], "timetable": frames["timetable"]}
-    return records_of(service.source, held, dropped, quarantine, is_synthetic(service, tables), tracked=kept > 0)
+    return records_of(
+        service.source, held, dropped, quarantine, is_synthetic(service, tables), tracked=kept > 0
+    )

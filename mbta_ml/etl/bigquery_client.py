@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROLES', 'MAY_PASS', 'REQUEST_SECONDS', 'PRICE', 'PAGE_ROWS', 'parse_dataset', 'reason_of', 'may_pass', 'lacking',
            'explained', 'client_of', 'Service', 'job_config', 'check_price', 'rows_of', 'cancel', 'finished',
-           'Progress', 'reader_of', 'gathered', 'downloaded']
+           'reader_of', 'gathered', 'downloaded']
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #db9bab74
 import concurrent.futures
@@ -22,6 +22,7 @@ from .. import __version__
 from ..authenticate import NotAuthenticated, gcp_credentials, gcp_project
 from ..config import Settings, variable
 from .records import to_schema
+from ..progress import progress
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #8f61fd13
 def parse_dataset(
@@ -31,15 +32,31 @@ def parse_dataset(
     "Read PROJECT.DATASET, or DATASET"
     named, _, dataset = where.rpartition(".")
     if not re.fullmatch(r"([a-z][a-z0-9.:-]*[a-z0-9]\.)?\w+", where):
-        raise ValueError(f"{where!r} is no BigQuery dataset; expected PROJECT.DATASET or DATASET, such as my-project.mbta")
+        raise ValueError(
+            f"{where!r} is no BigQuery dataset; expected PROJECT.DATASET or DATASET, such as"
+            " my-project.mbta"
+        )
     return named or project, dataset
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #7d8decf1
-ROLES = {"bigquery.jobs.create": "roles/bigquery.jobUser", "bigquery.tables.get": "roles/bigquery.dataViewer",
-         "bigquery.tables.getData": "roles/bigquery.dataViewer", "bigquery.readsessions.create": "roles/bigquery.readSessionUser",
-         "bigquery.datasets.get": "roles/bigquery.dataViewer", "bigquery.tables.create": "roles/bigquery.dataEditor",
-         "bigquery.tables.updateData": "roles/bigquery.dataEditor"}
-MAY_PASS = {"backendError", "badGateway", "internalError", "jobBackendError", "jobInternalError", "jobRateLimitExceeded", "rateLimitExceeded"}
+ROLES = {
+    "bigquery.jobs.create": "roles/bigquery.jobUser",
+    "bigquery.tables.get": "roles/bigquery.dataViewer",
+    "bigquery.tables.getData": "roles/bigquery.dataViewer",
+    "bigquery.readsessions.create": "roles/bigquery.readSessionUser",
+    "bigquery.datasets.get": "roles/bigquery.dataViewer",
+    "bigquery.tables.create": "roles/bigquery.dataEditor",
+    "bigquery.tables.updateData": "roles/bigquery.dataEditor",
+}
+MAY_PASS = {
+    "backendError",
+    "badGateway",
+    "internalError",
+    "jobBackendError",
+    "jobInternalError",
+    "jobRateLimitExceeded",
+    "rateLimitExceeded",
+}
 
 
 def reason_of(
@@ -57,10 +74,24 @@ def may_pass(
     "Whether trying again may help"
     import requests
     from google.api_core import exceptions
-    passing = (ConnectionError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.JSONDecodeError,
-               exceptions.TooManyRequests, exceptions.InternalServerError, exceptions.BadGateway, exceptions.ServiceUnavailable, exceptions.GatewayTimeout)
-    nobody = "NewConnectionError" in str(error) or "NameResolutionError" in str(error)  # no network, or no such server
-    return reason_of(error) in MAY_PASS or (isinstance(error, passing) and not getattr(error, "errors", None) and not nobody)
+
+    passing = (
+        ConnectionError,
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.JSONDecodeError,
+        exceptions.TooManyRequests,
+        exceptions.InternalServerError,
+        exceptions.BadGateway,
+        exceptions.ServiceUnavailable,
+        exceptions.GatewayTimeout,
+    )
+    # no network, or no such server
+    nobody = "NewConnectionError" in str(error) or "NameResolutionError" in str(error)
+    return reason_of(error) in MAY_PASS or (
+        isinstance(error, passing) and not getattr(error, "errors", None) and not nobody
+    )
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #cd4cbbcc
 def lacking(
@@ -69,9 +100,14 @@ def lacking(
 ) -> str:
     "Which permission is lacking where, and the role that grants it"
     named = re.search(r"bigquery\.[a-z]+\.[A-Za-z]+", message)
-    permission = named[0] if named else "bigquery.tables.getData" if "to query table" in message else usual
+    permission = (
+        named[0] if named else "bigquery.tables.getData" if "to query table" in message else usual
+    )
     place = re.search(r"((?:Project|Dataset|Table) [\w.:$-]+?):? ", message)
-    return f"the permission {permission} is lacking{f' on {place[1]}' if place else ''}; {ROLES.get(permission, 'a BigQuery role')} grants it"
+    return (
+        f"the permission {permission} is lacking{f' on {place[1]}' if place else ''};"
+        f" {ROLES.get(permission, 'a BigQuery role')} grants it"
+    )
 
 
 def explained(
@@ -82,21 +118,39 @@ def explained(
 ) -> Exception:  # one sentence, to be raised
     "What a failure means to whoever asked"
     from google.auth.exceptions import GoogleAuthError
-    late = f"no answer within {seconds:.0f} s, all tries together; {variable('bigquery_timeout_seconds')} sets how long to wait"
+
+    late = (
+        f"no answer within {seconds:.0f} s, all tries together;"
+        f" {variable('bigquery_timeout_seconds')} sets how long to wait"
+    )
     cause = getattr(error, "cause", None)
-    message, reason = str(getattr(cause or error, "message", None) or cause or error).splitlines() or [""], reason_of(error)
+    message, reason = (
+        str(getattr(cause or error, "message", None) or cause or error).splitlines() or [""],
+        reason_of(error),
+    )
     message[0] = re.sub(r"^[A-Z]+ https?://\S+: ", "", message[0])  # the address of the request
     if isinstance(error, concurrent.futures.TimeoutError) or cause or may_pass(error):
-        return TimeoutError(f"{what}: {late}{f' (the last trouble: {message[0]})' if message[0] else ''}")
+        return TimeoutError(
+            f"{what}: {late}{f' (the last trouble: {message[0]})' if message[0] else ''}"
+        )
     if isinstance(error, (NotAuthenticated, GoogleAuthError)):
-        return PermissionError(f"{what}: Google does not accept the credentials ({message[0]}); run `python -m mbta_ml.authenticate` to see which are used")
+        return PermissionError(
+            f"{what}: Google does not accept the credentials ({message[0]}); run `python -m"
+            " mbta_ml.authenticate` to see which are used"
+        )
     if reason in ("accessDenied", "PermissionDenied", "Forbidden"):
         return PermissionError(f"{what}: {lacking(message[0], permission)} ({message[0]})")
     if isinstance(error, OSError):  # the network's
         return ConnectionError(f"{what}: nobody answers; is there a network? ({message[0]})")
-    advice = {"quotaExceeded": "; trying again does not help before the quota is renewed or raised", "notFound": "; check the project, the dataset and the table",
-              "bytesBilledLimitExceeded": f"; {variable('bigquery_max_bytes')} sets the limit", "invalidQuery": "; is a table's content what its columns promise?"}
-    return (FileNotFoundError if reason == "notFound" else ValueError)(f"{what}: {message[0]} ({reason}){advice.get(reason, '')}")
+    advice = {
+        "quotaExceeded": "; trying again does not help before the quota is renewed or raised",
+        "notFound": "; check the project, the dataset and the table",
+        "bytesBilledLimitExceeded": f"; {variable('bigquery_max_bytes')} sets the limit",
+        "invalidQuery": "; is a table's content what its columns promise?",
+    }
+    return (FileNotFoundError if reason == "notFound" else ValueError)(
+        f"{what}: {message[0]} ({reason}){advice.get(reason, '')}"
+    )
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #ab25f5d4
 REQUEST_SECONDS = 60  # for one request to be answered
@@ -118,7 +172,12 @@ def client_of(
     except NotAuthenticated as error:
         raise PermissionError(str(error)) from None
     options = {"api_endpoint": one.bigquery_address} if one.bigquery_address else None
-    return bigquery.Client(project=project, credentials=credentials, client_options=options, client_info=ClientInfo(user_agent=f"mbta_ml/{__version__}"))
+    return bigquery.Client(
+        project=project,
+        credentials=credentials,
+        client_options=options,
+        client_info=ClientInfo(user_agent=f"mbta_ml/{__version__}"),
+    )
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #affe6151
 class Service:
@@ -139,23 +198,41 @@ class Service:
     def patience(self, what: str) -> dict:
         "The arguments that make a call of the client patient, aloud"
         from google.api_core.retry import Retry
-        tell = lambda error: self.say(f"{self.source}: {what}: {reason_of(error)}; trying again, for {self.left():.0f} s at most")
-        return {"retry": Retry(predicate=may_pass, initial=1, maximum=30, multiplier=2, timeout=self.left(), on_error=tell),
-                "timeout": min(self.left(), REQUEST_SECONDS)}
+
+        tell = lambda error: self.say(
+            f"{self.source}: {what}: {reason_of(error)}; trying again, for {self.left():.0f} s at"
+            " most"
+        )
+        return {
+            "retry": Retry(
+                predicate=may_pass,
+                initial=1,
+                maximum=30,
+                multiplier=2,
+                timeout=self.left(),
+                on_error=tell,
+            ),
+            "timeout": min(self.left(), REQUEST_SECONDS),
+        }
 
     def told(self, error: Exception, what: str, permission: str) -> Exception:
-        return explained(error, f"{self.source}: {what}", permission, self.one.bigquery_timeout_seconds)
+        return explained(
+            error, f"{self.source}: {what}", permission, self.one.bigquery_timeout_seconds
+        )
 
     def call(self, what: str, permission: str, function: Callable, *arguments, **more):
         "One call of the client; a failure in one sentence"
         self.begin()
         try:
             return function(*arguments, **more, **self.patience(what))
-        except Exception as error:  # the client's, its transport's, its credentials': all become a sentence
+        # the client's, its transport's, its credentials': all become a sentence
+        except Exception as error:
             raise self.told(error, what, permission) from None
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #9f155806
-PRICE = 6.25  # USD per TiB scanned, on demand in the US (cloud.google.com/bigquery/pricing, 2026); the first TiB of a month is free
+# USD per TiB scanned, on demand in the US (cloud.google.com/bigquery/pricing, 2026); the first TiB
+# of a month is free
+PRICE = 6.25
 
 
 def job_config(
@@ -165,8 +242,14 @@ def job_config(
 ):  # `google.cloud.bigquery.QueryJobConfig`
     "How a query is run"
     from google.cloud import bigquery
-    kinds = {name: "DATE" if type(value) is date else "TIMESTAMP" for name, value in parameters.items()}
-    given = [bigquery.ScalarQueryParameter(name, kinds[name], value) for name, value in parameters.items()]
+
+    kinds = {
+        name: "DATE" if type(value) is date else "TIMESTAMP" for name, value in parameters.items()
+    }
+    given = [
+        bigquery.ScalarQueryParameter(name, kinds[name], value)
+        for name, value in parameters.items()
+    ]
     return bigquery.QueryJobConfig(query_parameters=given, labels=service.labels, **more)
 
 
@@ -180,11 +263,25 @@ def check_price(
     total = 0
     for text, parameters in queries:
         config = job_config(service, parameters, dry_run=True)
-        total += service.call(f"pricing {what}", "bigquery.jobs.create", service.client.query, text, job_config=config, location=location, job_retry=None).total_bytes_processed
-    service.say(f"{service.source}: {what} scans {total / 1e6:,.1f} MB, at most ${total / 2**40 * PRICE:,.4f} on demand")
+        total += service.call(
+            f"pricing {what}",
+            "bigquery.jobs.create",
+            service.client.query,
+            text,
+            job_config=config,
+            location=location,
+            job_retry=None,
+        ).total_bytes_processed
+    service.say(
+        f"{service.source}: {what} scans {total / 1e6:,.1f} MB, at most"
+        f" ${total / 2**40 * PRICE:,.4f} on demand"
+    )
     if total > service.one.bigquery_max_bytes:
-        raise ValueError(f"{service.source}: {what} would scan {total:,} bytes, more than {variable('bigquery_max_bytes')} = {service.one.bigquery_max_bytes:,}; "
-                         "raise it, or ask for less with --from and --to")
+        raise ValueError(
+            f"{service.source}: {what} would scan {total:,} bytes, more than"
+            f" {variable('bigquery_max_bytes')} = {service.one.bigquery_max_bytes:,}; raise it, or"
+            " ask for less with --from and --to"
+        )
     return total
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #62e28e72
@@ -197,7 +294,12 @@ def rows_of(
     job,  # the client's
 ):  # the client's iterator over the rows, from the first
     "Wait for a job, and for the first page of its result"
-    return job.result(page_size=PAGE_ROWS, job_retry=None, retry=service.patience(what)["retry"], timeout=service.left())
+    return job.result(
+        page_size=PAGE_ROWS,
+        job_retry=None,
+        retry=service.patience(what)["retry"],
+        timeout=service.left(),
+    )
 
 
 def cancel(
@@ -219,9 +321,14 @@ def finished(
     "Run a query to its end"
     service.begin()
     while True:
-        job, config = None, job_config(service, parameters, maximum_bytes_billed=service.one.bigquery_max_bytes)
+        job, config = (
+            None,
+            job_config(service, parameters, maximum_bytes_billed=service.one.bigquery_max_bytes),
+        )
         try:
-            job = service.client.query(text, job_config=config, location=location, job_retry=None, **service.patience(what))
+            job = service.client.query(
+                text, job_config=config, location=location, job_retry=None, **service.patience(what)
+            )
             rows_of(service, what, job)
             return job
         except BaseException as error:  # Ctrl-C, too
@@ -231,25 +338,11 @@ def finished(
                 raise
             if job is None or not job.error_result or not may_pass(error) or service.left() < 1:
                 raise service.told(error, what, "bigquery.jobs.create") from None
-            service.say(f"{service.source}: {what}: the job ended with {reason_of(error)}; starting it again")
+            service.say(
+                f"{service.source}: {what}: the job ended with {reason_of(error)}; starting it"
+                " again"
+            )
             time.sleep(min(1, service.left()))
-
-# %% ../../nbs/etl/02d_bigquery_client.ipynb #74cc913c
-class Progress:
-    "How far a download is"
-
-    def __init__(self, service: Service, what: str, total: int):
-        self.service, self.what, self.total, self.bar, self.shown_at = service, what, total, sys.stderr.isatty(), time.monotonic()
-
-    def tell(self, rows: int):
-        "Draw the bar, or say a line now and then"
-        if time.monotonic() - self.shown_at < (0.2 if self.bar else 5) and not (self.bar and rows == self.total):
-            return
-        self.shown_at, full = time.monotonic(), round(30 * rows / max(self.total, 1))
-        if self.bar:
-            print(f"\r\x1b[K[{'=' * full}{' ' * (30 - full)}] {self.what}: {rows:,} of {self.total:,} rows", end="" if rows < self.total else "\n", file=sys.stderr, flush=True)
-        else:
-            self.service.say(f"{self.service.source}: {self.what}: {rows:,} of {self.total:,} rows")
 
 # %% ../../nbs/etl/02d_bigquery_client.ipynb #338f7186
 def reader_of(
@@ -261,7 +354,10 @@ def reader_of(
     try:
         from google.cloud.bigquery_storage import BigQueryReadClient
     except ImportError:
-        service.say(f"{service.source}: google-cloud-bigquery-storage is not installed, so rows come by REST, which is slower: pip install 'mbta_ml[gcp]'")
+        service.say(
+            f"{service.source}: google-cloud-bigquery-storage is not installed, so rows come by"
+            " REST, which is slower: pip install 'mbta_ml[gcp]'"
+        )
         return None
     return BigQueryReadClient(credentials=gcp_credentials(service.one))
 
@@ -274,13 +370,15 @@ def gathered(
 ) -> list[pa.RecordBatch]:
     "All batches of a result"
     rows, batches, count = rows_of(service, what, job), [], 0
-    progress = Progress(service, what, rows.total_rows)
-    for batch in rows.to_arrow_iterable(bqstorage_client=reader, timeout=service.left()):
-        batches.append(batch)
-        count += batch.num_rows
-        progress.tell(count)
-        if service.left() < 0.01:
-            raise concurrent.futures.TimeoutError(f"{count:,} of {rows.total_rows:,} rows had come")
+    with progress(f"downloading {what}", rows.total_rows, "rows") as downloading:
+        for batch in rows.to_arrow_iterable(bqstorage_client=reader, timeout=service.left()):
+            batches.append(batch)
+            count += batch.num_rows
+            downloading.step(batch.num_rows)
+            if service.left() < 0.01:
+                raise concurrent.futures.TimeoutError(
+                    f"{count:,} of {rows.total_rows:,} rows had come"
+                )
     if count != rows.total_rows:
         raise ConnectionError(f"{count:,} of {rows.total_rows:,} rows came")
     return batches
@@ -295,6 +393,7 @@ def downloaded(
 ) -> pa.Table:  # in that schema
     "A query's result, by the Storage Read API or else by REST"
     from google.api_core.exceptions import GoogleAPICallError
+
     service.begin()
     try:
         try:
@@ -302,12 +401,22 @@ def downloaded(
         except GoogleAPICallError as error:
             if reader is None:
                 raise
-            why = lacking(error.message, "bigquery.readsessions.create") if error.code == 403 else reason_of(error)
-            service.say(f"{service.source}: {what}: the Storage Read API is of no use ({why}); by REST instead, which is slower")
+            why = (
+                lacking(error.message, "bigquery.readsessions.create")
+                if error.code == 403
+                else reason_of(error)
+            )
+            service.say(
+                f"{service.source}: {what}: the Storage Read API is of no use ({why}); by REST"
+                " instead, which is slower"
+            )
             batches = gathered(service, what, job, None)
     except Exception as error:
         raise service.told(error, f"downloading {what}", "bigquery.tables.getData") from None
     try:
         return to_schema(pa.Table.from_batches(batches, None if batches else schema), schema)
     except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{service.source}: {what} came in another shape than asked for: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{service.source}: {what} came in another shape than asked for:"
+            f" {str(error).splitlines()[0]}"
+        ) from None

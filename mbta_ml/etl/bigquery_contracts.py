@@ -28,12 +28,19 @@ def judged(
 ) -> str:  # the columns that stop events need, and `rule`
     "The query that judges each row"
     columns = ", ".join(COLUMNS[table])
-    first = " ".join(f"WHEN NOT ({rule.holds}) THEN '{n}'" for n, rule in enumerate(rules_of(table)) if not rule.beside)
+    first = " ".join(
+        f"WHEN NOT ({rule.holds}) THEN '{n}'"
+        for n, rule in enumerate(rules_of(table))
+        if not rule.beside
+    )
     alone = f"SELECT {columns}, CASE {first} ELSE '' END AS rule FROM {rows}"
     if not any(rule.beside for rule in rules_of(table)):
         return alone
     again = f"rule = '' AND ROW_NUMBER() OVER (PARTITION BY id, rule ORDER BY {columns}) > 1"
-    return f"SELECT {columns}, IF({again}, '{len(rules_of(table)) - 1}', rule) AS rule FROM (SELECT DISTINCT * FROM ({alone}))"
+    return (
+        f"SELECT {columns}, IF({again}, '{len(rules_of(table)) - 1}', rule) AS rule FROM (SELECT"
+        f" DISTINCT * FROM ({alone}))"
+    )
 
 
 def good(
@@ -44,9 +51,17 @@ def good(
     return f"SELECT {', '.join(COLUMNS[table])} FROM ({judged(table, rows)}) WHERE rule = ''"
 
 # %% ../../nbs/etl/02e_bigquery_contracts.ipynb #dedc4e34
-_DAY = {"vehicle": SERVICE_DAY.format(instant="updated_at"), "schedule": SERVICE_DAY.format(instant="COALESCE(arrival_time, departure_time)"),
-        "trip": "@first_day", "stop": "@first_day"}
-_THERE = {"vehicle": "COALESCE(recorded_at < @cut OR recorded_at >= TIMESTAMP '2100-01-01 00:00:00+00:00', TRUE)"}
+_DAY = {
+    "vehicle": SERVICE_DAY.format(instant="updated_at"),
+    "schedule": SERVICE_DAY.format(instant="COALESCE(arrival_time, departure_time)"),
+    "trip": "@first_day",
+    "stop": "@first_day",
+}
+_THERE = {
+    "vehicle": (
+        "COALESCE(recorded_at < @cut OR recorded_at >= TIMESTAMP '2100-01-01 00:00:00+00:00', TRUE)"
+    )
+}
 
 
 def tally(
@@ -54,17 +69,24 @@ def tally(
     rows: str,
 ) -> str:  # columns `service_date`, `reason`, `n` and `recorded_at`; with the parameters @first_day and @cut
     "The query that counts rows by what they break and lack"
-    lacking = ", ".join(f"IF({column} IS NULL, '{column} ', '')" for column in CONTRACTS[table].missing)
+    lacking = ", ".join(
+        f"IF({column} IS NULL, '{column} ', '')" for column in CONTRACTS[table].missing
+    )
     reason = f"CONCAT('{table}|', rule, '|'{f', {lacking}' if lacking else ''})"
-    return (f"SELECT service_date, reason, COUNT(*) AS n, CAST(NULL AS TIMESTAMP) AS recorded_at FROM (SELECT {_DAY[table]} AS service_date, {reason} AS reason "
-            f"FROM ({judged(table, rows)}) WHERE {_THERE.get(table, 'TRUE')}) GROUP BY service_date, reason")
+    return (
+        "SELECT service_date, reason, COUNT(*) AS n, CAST(NULL AS TIMESTAMP) AS recorded_at FROM"
+        f" (SELECT {_DAY[table]} AS service_date, {reason} AS reason FROM ({judged(table, rows)})"
+        f" WHERE {_THERE.get(table, 'TRUE')}) GROUP BY service_date, reason"
+    )
 
 # %% ../../nbs/etl/02e_bigquery_contracts.ipynb #6232c10e
 @dataclass
 class Tally:
     "What was counted of one table"
+
     rows: int = 0
-    broken: Counter = field(default_factory=Counter)  # number of a rule → rows whose first broken rule it is
+    # number of a rule → rows whose first broken rule it is
+    broken: Counter = field(default_factory=Counter)
     missing: Counter = field(default_factory=Counter)  # column → rows without a value
 
 
@@ -84,7 +106,11 @@ def tallied(
     for day in days:
         for reason, n in day.items():
             if is_tally(reason):
-                merged[reason] = merged[reason] + n if reason.startswith(("vehicle", "schedule")) else max(merged[reason], n)
+                merged[reason] = (
+                    merged[reason] + n
+                    if reason.startswith(("vehicle", "schedule"))
+                    else max(merged[reason], n)
+                )
     for reason, n in merged.items():
         table, rule, lacking = reason.split("|")
         found[table].rows += n
@@ -109,7 +135,10 @@ def too_empty(
     for table, held in found.items():
         for column, most in CONTRACTS[table].missing.items():
             if held.rows >= ENOUGH_ROWS and held.missing[column] > most * held.rows:
-                rule = f"{table}, column {column}: {held.missing[column] / held.rows:.0%} of its {held.rows:,} values are missing; expected at most {most:.0%}"
+                rule = (
+                    f"{table}, column {column}: {held.missing[column] / held.rows:.0%} of its"
+                    f" {held.rows:,} values are missing; expected at most {most:.0%}"
+                )
                 said.append(Breach(table, column, rule, 0, 0, ()))
     return said
 
@@ -121,9 +150,16 @@ def bad_rows(
 ) -> str:  # the columns as text, and `rule`; with the parameters @first_day, @last_day and @cut
     "The query for the rows that break a rule"
     columns = ", ".join(COLUMNS[table])
-    within = "" if _DAY[table] == "@first_day" else f" AND {_DAY[table]} BETWEEN @first_day AND @last_day"
+    within = (
+        ""
+        if _DAY[table] == "@first_day"
+        else f" AND {_DAY[table]} BETWEEN @first_day AND @last_day"
+    )
     few = "" if every else f" QUALIFY ROW_NUMBER() OVER (PARTITION BY rule ORDER BY {columns}) <= 3"
-    return f"SELECT {columns}, rule FROM ({judged(table, rows)}) WHERE rule <> '' AND {_THERE.get(table, 'TRUE')}{within}{few}"
+    return (
+        f"SELECT {columns}, rule FROM ({judged(table, rows)}) WHERE rule <> '' AND"
+        f" {_THERE.get(table, 'TRUE')}{within}{few}"
+    )
 
 
 def breaches_of(
@@ -135,7 +171,11 @@ def breaches_of(
     said = []
     for n, rule in enumerate(rules_of(table)):
         shown = [name for name in COLUMNS[table] if name in (*CONTRACTS[table].shown, rule.column)]
-        of_rule = [{name: str(row[name]) for name in shown} for row in rows if row["rule"] == str(n)][:3]
+        of_rule = [
+            {name: str(row[name]) for name in shown} for row in rows if row["rule"] == str(n)
+        ][:3]
         if of_rule:
-            said.append(Breach(table, rule.column, rule.words, held.broken[n], held.rows, tuple(of_rule)))
+            said.append(
+                Breach(table, rule.column, rule.words, held.broken[n], held.rows, tuple(of_rule))
+            )
     return said

@@ -27,10 +27,27 @@ import pyarrow.parquet as pq
 from .stop_event_sql import connect, to_duckdb
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #9fb40214
-TYPES = {"VARCHAR": "STRING", "DOUBLE": "FLOAT", "FLOAT": "FLOAT", "BOOLEAN": "BOOLEAN", "DATE": "DATE", "TIMESTAMP": "DATETIME",
-         "TIMESTAMP WITH TIME ZONE": "TIMESTAMP"}
-DUCKDB = {"STRING": "VARCHAR", "FLOAT": "DOUBLE", "FLOAT64": "DOUBLE", "INTEGER": "BIGINT", "INT64": "BIGINT", "BOOLEAN": "BOOLEAN", "BOOL": "BOOLEAN",
-          "DATE": "DATE", "DATETIME": "TIMESTAMP", "TIMESTAMP": "TIMESTAMPTZ"}
+TYPES = {
+    "VARCHAR": "STRING",
+    "DOUBLE": "FLOAT",
+    "FLOAT": "FLOAT",
+    "BOOLEAN": "BOOLEAN",
+    "DATE": "DATE",
+    "TIMESTAMP": "DATETIME",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
+}
+DUCKDB = {
+    "STRING": "VARCHAR",
+    "FLOAT": "DOUBLE",
+    "FLOAT64": "DOUBLE",
+    "INTEGER": "BIGINT",
+    "INT64": "BIGINT",
+    "BOOLEAN": "BOOLEAN",
+    "BOOL": "BOOLEAN",
+    "DATE": "DATE",
+    "DATETIME": "TIMESTAMP",
+    "TIMESTAMP": "TIMESTAMPTZ",
+}
 
 
 def as_text(
@@ -49,11 +66,15 @@ def parameter(
 ):
     "Its value as DuckDB takes it"
     kind, value = given["parameterType"]["type"], given["parameterValue"].get("value")
-    return {"TIMESTAMP": lambda text: pd.Timestamp(text).to_pydatetime(), "DATE": date.fromisoformat}.get(kind, str)(value)
+    return {
+        "TIMESTAMP": lambda text: pd.Timestamp(text).to_pydatetime(),
+        "DATE": date.fromisoformat,
+    }.get(kind, str)(value)
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #58ea3e99
 class StandIn(http.server.ThreadingHTTPServer):
     "A BigQuery of one process"
+
     daemon_threads = True
 
     def __init__(
@@ -67,14 +88,17 @@ class StandIn(http.server.ThreadingHTTPServer):
         self.con.execute("ATTACH ':memory:' AS demo; CREATE SCHEMA demo.mbta; USE demo.mbta")
         if database:
             self.con.execute(f"ATTACH '{database}' AS given (READ_ONLY)")
-            for (name,) in self.con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'given'").fetchall():
+            for (name,) in self.con.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'given'"
+            ).fetchall():
                 self.con.execute(f"CREATE TABLE {name} AS SELECT * FROM given.{name}")
                 self.tables[name] = {}
             self.con.execute("DETACH given")
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # without asking for this machine's name, which may take seconds
+        # without asking for this machine's name, which may take seconds
+        socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address
 
     def handle_error(self, request, client_address):
@@ -128,9 +152,22 @@ def table_resource(
     with server.guard:
         rows = server.con.execute(f'SELECT COUNT(*) FROM "{name}"').fetchall()[0][0]
         columns = [column[:2] for column in server.con.execute(f'DESCRIBE "{name}"').fetchall()]
-    return {"type": "TABLE", "location": "US", "numRows": str(rows), "numBytes": str(100 * rows), "lastModifiedTime": "1700000000000", "etag": "e",
-            **server.tables[name], "tableReference": {"projectId": "demo", "datasetId": "mbta", "tableId": name},
-            "schema": {"fields": [{"name": column, "type": TYPES.get(str(kind), "INTEGER"), "mode": "NULLABLE"} for column, kind in columns]}}
+    return {
+        "type": "TABLE",
+        "location": "US",
+        "numRows": str(rows),
+        "numBytes": str(100 * rows),
+        "lastModifiedTime": "1700000000000",
+        "etag": "e",
+        **server.tables[name],
+        "tableReference": {"projectId": "demo", "datasetId": "mbta", "tableId": name},
+        "schema": {
+            "fields": [
+                {"name": column, "type": TYPES.get(str(kind), "INTEGER"), "mode": "NULLABLE"}
+                for column, kind in columns
+            ]
+        },
+    }
 
 
 def create_table(
@@ -139,10 +176,19 @@ def create_table(
 ) -> dict:
     "Make an empty table"
     name = body["tableReference"]["tableId"]
-    columns = ", ".join(f'"{field["name"]}" {DUCKDB[field["type"]]}' for field in body["schema"]["fields"])
+    columns = ", ".join(
+        f'"{field["name"]}" {DUCKDB[field["type"]]}' for field in body["schema"]["fields"]
+    )
     with server.guard:
         server.con.execute(f'CREATE TABLE IF NOT EXISTS "{name}" ({columns})')
-    server.tables.setdefault(name, {key: body[key] for key in ("timePartitioning", "clustering", "expirationTime") if key in body})
+    server.tables.setdefault(
+        name,
+        {
+            key: body[key]
+            for key in ("timePartitioning", "clustering", "expirationTime")
+            if key in body
+        },
+    )
     return table_resource(server, name)
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #869d0a83
@@ -152,7 +198,13 @@ def failure(
     status: int = 400,
 ) -> dict:  # an answer's body
     "An error as BigQuery tells it"
-    return {"error": {"code": status, "message": message, "errors": [{"reason": reason, "message": message, "domain": "global"}]}}
+    return {
+        "error": {
+            "code": status,
+            "message": message,
+            "errors": [{"reason": reason, "message": message, "domain": "global"}],
+        }
+    }
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #c7ebd16a
 def scanned(
@@ -165,10 +217,19 @@ def scanned(
     for name, about in server.tables.items():
         if f"mbta.{name}`" in text:
             day = about.get("timePartitioning", {}).get("field")
-            pruned = f'WHERE date_trunc(\'day\', "{day}") BETWEEN date_trunc(\'day\', $since) AND $until' if day in ("updated_at", "recorded_at") and "since" in values else ""
+            pruned = (
+                f"WHERE date_trunc('day', \"{day}\") BETWEEN date_trunc('day', $since) AND $until"
+                if day in ("updated_at", "recorded_at") and "since" in values
+                else ""
+            )
             with server.guard:
                 used = {key: values[key] for key in ("since", "until")} if pruned else None
-                total += 100 * server.con.execute(f'SELECT COUNT(*) FROM "{name}" {pruned}', used).fetchall()[0][0]
+                total += (
+                    100
+                    * server.con.execute(
+                        f'SELECT COUNT(*) FROM "{name}" {pruned}', used
+                    ).fetchall()[0][0]
+                )
     return total
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #0e541b1d
@@ -184,16 +245,33 @@ def run_query(
     limit = int(asked.get("maximumBytesBilled", size))
     try:
         if size > limit:
-            error = failure("bytesBilledLimitExceeded", f"Query exceeded limit for bytes billed: {limit}. {size} or higher required.")
+            error = failure(
+                "bytesBilledLimitExceeded",
+                f"Query exceeded limit for bytes billed: {limit}. {size} or higher required.",
+            )
         elif fault not in ("", "cut", "endless"):
             error = failure(fault, f"The job failed with {fault}.")
         elif not job["configuration"].get("dryRun"):
             result = server.sql(asked["query"], values)
     except duckdb.Error as trouble:
         error = failure("invalidQuery", str(trouble).splitlines()[0])
-    changed = {"numDmlAffectedRows": result.schema.metadata[b"changed"].decode()} if result is not None and result.schema.metadata else {}
-    return {**job, "result": result, "status": {"state": "RUNNING" if fault == "endless" else "DONE", **({"errorResult": error["error"]["errors"][0]} if error else {})},
-            "statistics": {"totalBytesProcessed": str(size), "query": {"totalBytesProcessed": str(size), "totalBytesBilled": str(size), **changed}}}
+    changed = (
+        {"numDmlAffectedRows": result.schema.metadata[b"changed"].decode()}
+        if result is not None and result.schema.metadata
+        else {}
+    )
+    return {
+        **job,
+        "result": result,
+        "status": {
+            "state": "RUNNING" if fault == "endless" else "DONE",
+            **({"errorResult": error["error"]["errors"][0]} if error else {}),
+        },
+        "statistics": {
+            "totalBytesProcessed": str(size),
+            "query": {"totalBytesProcessed": str(size), "totalBytesBilled": str(size), **changed},
+        },
+    }
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #1b55ddbc
 def page_of(
@@ -209,7 +287,12 @@ def page_of(
         return {"jobComplete": True, "schema": {"fields": []}, "jobReference": job["jobReference"]}
     page = result.slice(first, int(asked.get("maxResults", 10_000)))
     columns = [as_text(column) for column in page.columns]
-    answer = {"jobComplete": True, "schema": {"fields": job["fields"]}, "totalRows": str(result.num_rows), "jobReference": job["jobReference"]}
+    answer = {
+        "jobComplete": True,
+        "schema": {"fields": job["fields"]},
+        "totalRows": str(result.num_rows),
+        "jobReference": job["jobReference"],
+    }
     if page.num_rows:
         answer["rows"] = [{"f": [{"v": value} for value in row]} for row in zip(*columns)]
     if page.num_rows and first + page.num_rows < result.num_rows:
@@ -221,8 +304,17 @@ def fields_of(
     table: pa.Table,
 ) -> list[dict]:
     "The schema of a result, as BigQuery tells it"
-    kinds = {"string": "STRING", "double": "FLOAT", "bool": "BOOLEAN", "date32[day]": "DATE", "timestamp[us, tz=UTC]": "TIMESTAMP"}
-    return [{"name": field.name, "type": kinds.get(str(field.type), "INTEGER"), "mode": "NULLABLE"} for field in table.schema]
+    kinds = {
+        "string": "STRING",
+        "double": "FLOAT",
+        "bool": "BOOLEAN",
+        "date32[day]": "DATE",
+        "timestamp[us, tz=UTC]": "TIMESTAMP",
+    }
+    return [
+        {"name": field.name, "type": kinds.get(str(field.type), "INTEGER"), "mode": "NULLABLE"}
+        for field in table.schema
+    ]
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #257c5e0e
 def load_rows(
@@ -231,7 +323,10 @@ def load_rows(
     content: bytes,  # a Parquet file
 ) -> dict:  # the job as it stands afterwards
     "Write an uploaded file into its table"
-    name, rows = job["configuration"]["load"]["destinationTable"]["tableId"], pq.read_table(io.BytesIO(content))
+    name, rows = (
+        job["configuration"]["load"]["destinationTable"]["tableId"],
+        pq.read_table(io.BytesIO(content)),
+    )
     with server.guard:
         server.con.register("uploaded", rows)
         if job["configuration"]["load"].get("writeDisposition") == "WRITE_TRUNCATE":
@@ -239,7 +334,13 @@ def load_rows(
         server.con.execute(f'INSERT INTO "{name}" BY NAME SELECT * FROM uploaded')
         server.con.unregister("uploaded")
         written(server, name)
-    return {**job, "result": None, "fields": [], "status": {"state": "DONE"}, "statistics": {"load": {"outputRows": str(rows.num_rows)}}}
+    return {
+        **job,
+        "result": None,
+        "fields": [],
+        "status": {"state": "DONE"},
+        "statistics": {"load": {"outputRows": str(rows.num_rows)}},
+    }
 
 
 def parts_of(
@@ -248,18 +349,54 @@ def parts_of(
 ) -> tuple[dict, bytes]:  # the job's description and the file
     "The two parts of an upload in one body"
     boundary = b"--" + re.search(r'boundary="?([^";]+)', kind)[1].encode()
-    first, second = (part.split(b"\r\n\r\n" if b"\r\n\r\n" in part else b"\n\n", 1)[1] for part in body.split(boundary)[1:3])
+    first, second = (
+        part.split(b"\r\n\r\n" if b"\r\n\r\n" in part else b"\n\n", 1)[1]
+        for part in body.split(boundary)[1:3]
+    )
     return json.loads(first), second.removesuffix(b"\n").removesuffix(b"\r")
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #e2f40be9
 FAULTS = {
     "503": (503, failure("backendError", "The service is currently unavailable.", 503)),
-    "rateLimitExceeded": (403, failure("rateLimitExceeded", "Exceeded rate limits: too many concurrent queries.", 403)),
-    "quotaExceeded": (403, failure("quotaExceeded", "Quota exceeded: Your project exceeded quota for free query bytes scanned.", 403)),
-    "no jobs": (403, failure("accessDenied", "Access Denied: Project demo: User does not have bigquery.jobs.create permission in project demo.", 403)),
-    "no data": (403, failure("accessDenied", "Access Denied: Table demo:mbta.vehicle: User does not have permission to query table demo:mbta.vehicle, "
-                                             "or perhaps it does not exist.", 403)),
-    "no tables": (403, failure("accessDenied", "Access Denied: Dataset demo:mbta: Permission bigquery.tables.create denied on dataset demo:mbta (or it may not exist).", 403)),
+    "rateLimitExceeded": (
+        403,
+        failure("rateLimitExceeded", "Exceeded rate limits: too many concurrent queries.", 403),
+    ),
+    "quotaExceeded": (
+        403,
+        failure(
+            "quotaExceeded",
+            "Quota exceeded: Your project exceeded quota for free query bytes scanned.",
+            403,
+        ),
+    ),
+    "no jobs": (
+        403,
+        failure(
+            "accessDenied",
+            "Access Denied: Project demo: User does not have bigquery.jobs.create permission in"
+            " project demo.",
+            403,
+        ),
+    ),
+    "no data": (
+        403,
+        failure(
+            "accessDenied",
+            "Access Denied: Table demo:mbta.vehicle: User does not have permission to query table"
+            " demo:mbta.vehicle, or perhaps it does not exist.",
+            403,
+        ),
+    ),
+    "no tables": (
+        403,
+        failure(
+            "accessDenied",
+            "Access Denied: Dataset demo:mbta: Permission bigquery.tables.create denied on dataset"
+            " demo:mbta (or it may not exist).",
+            403,
+        ),
+    ),
 }
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #ec178329
@@ -269,7 +406,10 @@ def keep(
 ) -> dict:  # as the client is told
     "Keep a job"
     name = job["jobReference"]["jobId"]
-    server.jobs[name] = {**job, "fields": fields_of(job["result"]) if job.get("result") is not None else []}
+    server.jobs[name] = {
+        **job,
+        "fields": fields_of(job["result"]) if job.get("result") is not None else [],
+    }
     return shown(server, name)
 
 
@@ -278,10 +418,15 @@ def shown(
     name: str,  # of a job
 ) -> dict:
     "A job as BigQuery describes it"
-    job = {key: value for key, value in server.jobs[name].items() if key not in ("result", "fields")}
+    job = {
+        key: value for key, value in server.jobs[name].items() if key not in ("result", "fields")
+    }
     target = {"projectId": "demo", "datasetId": "_results", "tableId": name}
     if "query" in job["configuration"]:
-        job["configuration"] = {**job["configuration"], "query": {**job["configuration"]["query"], "destinationTable": target}}
+        job["configuration"] = {
+            **job["configuration"],
+            "query": {**job["configuration"]["query"], "destinationTable": target},
+        }
     return {**job, "jobReference": {**job["jobReference"], "location": "US"}, "id": name}
 
 
@@ -293,7 +438,9 @@ def upload(
 ) -> tuple:  # status, body and headers of the answer
     "Take a file, in one piece or in several"
     if asked.get("uploadType") == "multipart":
-        return 200, keep(server, load_rows(server, *parts_of(body, request.headers["Content-Type"])))
+        return 200, keep(
+            server, load_rows(server, *parts_of(body, request.headers["Content-Type"]))
+        )
     path = request.path.partition("?")[0]
     if request.command == "POST":
         name = json.loads(body)["jobReference"]["jobId"]
@@ -316,7 +463,10 @@ def table_request(
     "Answer what is asked about the dataset and its tables"
     last = path.split("/")[-1]
     if re.search(r"/datasets/mbta$", path):
-        return 200, {"datasetReference": {"projectId": "demo", "datasetId": "mbta"}, "location": "US"}
+        return 200, {
+            "datasetReference": {"projectId": "demo", "datasetId": "mbta"},
+            "location": "US",
+        }
     if command == "POST" and path.endswith("/tables"):
         return 200, create_table(server, json.loads(body))
     if path.endswith("/data"):
@@ -326,7 +476,9 @@ def table_request(
         with server.guard:
             server.con.execute(f'DROP TABLE "{last}"')
         return 204, server.tables.pop(last) and {}
-    found = table_resource(server, last) if re.search(r"/datasets/mbta/tables/[^/]+$", path) else None
+    found = (
+        table_resource(server, last) if re.search(r"/datasets/mbta/tables/[^/]+$", path) else None
+    )
     return (200, found) if found else None
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #072caf4b
@@ -349,7 +501,9 @@ def respond(
     if path.endswith("/cancel"):
         return 200, {"job": shown(server, path.split("/")[-2])}
     if last in server.jobs:
-        return 200, page_of(server.jobs[last], asked) if "/queries/" in path else shown(server, last)
+        return 200, (
+            page_of(server.jobs[last], asked) if "/queries/" in path else shown(server, last)
+        )
     return 404, failure("notFound", f"Not found: {path.split('/v2/')[-1]}", 404)
 
 # %% ../../nbs/etl/02c_bigquery_stand_in.ipynb #aeec1eda
@@ -362,7 +516,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, status: int, body: dict, cut: bool = False, **headers):
         content = json.dumps(body, default=str).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if cut else content)
@@ -372,15 +530,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path, _, asked = self.path.partition("?")
         asked = dict(pair.split("=", 1) for pair in asked.split("&") if "=" in pair)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        pattern = next((p for p, waiting in self.server.faults.items() if waiting and re.search(p, f"{self.command} {path}")), None)
+        pattern = next(
+            (
+                p
+                for p, waiting in self.server.faults.items()
+                if waiting and re.search(p, f"{self.command} {path}")
+            ),
+            None,
+        )
         fault = self.server.faults[pattern].pop(0) if pattern else ""
-        self.server.asked.append((f"{self.command} {path.split('/projects/demo/')[-1]}", fault, body))
+        self.server.asked.append(
+            (f"{self.command} {path.split('/projects/demo/')[-1]}", fault, body)
+        )
         if fault == "slow":
             time.sleep(5)
         if fault in FAULTS:
             return self.answer(*FAULTS[fault])
         try:
-            status, made, *headers = respond(self.server, self, asked, body, fault.removeprefix("job "))
+            status, made, *headers = respond(
+                self.server, self, asked, body, fault.removeprefix("job ")
+            )
         except Exception as error:  # a mistake of the stand-in: told, not hung up on
             status, made, headers = 400, failure("standIn", repr(error)), ()
         self.answer(status, made, fault == "cut", **(headers[0] if headers else {}))

@@ -15,122 +15,175 @@ import pandas as pd
 
 # %% ../../nbs/etl/01a_network.ipynb #12d00c7b
 HEAVY_RAIL = {
-    "red": """Alewife, alfcl, 70061/70061, 42.3958, -71.1413; Davis, davis, 70063/70064, 42.3967, -71.1218; Porter, portr, 70065/70066, 42.3884, -71.1191; Harvard, harsq, 70067/70068, 42.3734, -71.1190;
+    "red": (
+        """Alewife, alfcl, 70061/70061, 42.3958, -71.1413; Davis, davis, 70063/70064, 42.3967, -71.1218; Porter, portr, 70065/70066, 42.3884, -71.1191; Harvard, harsq, 70067/70068, 42.3734, -71.1190;
         Central, cntsq, 70069/70070, 42.3655, -71.1038; Kendall/MIT, knncl, 70071/70072, 42.3625, -71.0862; Charles/MGH, chmnl, 70073/70074, 42.3612, -71.0706; Park Street, pktrm, 70075/70076,
         42.3564, -71.0624; Downtown Crossing, dwnxg, 70077/70078, 42.3555, -71.0602; South Station, sstat, 70079/70080, 42.3523, -71.0552; Broadway, brdwy, 70081/70082, 42.3426, -71.0570; Andrew,
-        andrw, 70083/70084, 42.3302, -71.0577""",
-    "ashmont": """JFK/UMass, jfk, 70085/70086, 42.3207, -71.0524; Savin Hill, shmnl, 70087/70088, 42.3113, -71.0533; Fields Corner, fldcr, 70089/70090, 42.3001, -71.0617; Shawmut, smmnl, 70091/70092, 42.2931,
-        -71.0657; Ashmont, asmnl, 70093/70094, 42.2845, -71.0638""",
-    "braintree": """JFK/UMass, jfk, 70095/70096, 42.3207, -71.0524; North Quincy, nqncy, 70097/70098, 42.2753, -71.0296; Wollaston, wlsta, 70099/70100, 42.2665, -71.0203; Quincy Center, qnctr, 70101/70102,
-        42.2518, -71.0054; Quincy Adams, qamnl, 70103/70104, 42.2334, -71.0072; Braintree, brntn, 70105/70105, 42.2079, -71.0011""",
-    "orange": """Oak Grove, ogmnl, 70036/70036, 42.4367, -71.0711; Malden Center, mlmnl, 70034/70035, 42.4266, -71.0741; Wellington, welln, 70032/70033, 42.4024, -71.0771; Assembly, astao, 70278/70279,
+        andrw, 70083/70084, 42.3302, -71.0577"""
+    ),
+    "ashmont": (
+        """JFK/UMass, jfk, 70085/70086, 42.3207, -71.0524; Savin Hill, shmnl, 70087/70088, 42.3113, -71.0533; Fields Corner, fldcr, 70089/70090, 42.3001, -71.0617; Shawmut, smmnl, 70091/70092, 42.2931,
+        -71.0657; Ashmont, asmnl, 70093/70094, 42.2845, -71.0638"""
+    ),
+    "braintree": (
+        """JFK/UMass, jfk, 70095/70096, 42.3207, -71.0524; North Quincy, nqncy, 70097/70098, 42.2753, -71.0296; Wollaston, wlsta, 70099/70100, 42.2665, -71.0203; Quincy Center, qnctr, 70101/70102,
+        42.2518, -71.0054; Quincy Adams, qamnl, 70103/70104, 42.2334, -71.0072; Braintree, brntn, 70105/70105, 42.2079, -71.0011"""
+    ),
+    "orange": (
+        """Oak Grove, ogmnl, 70036/70036, 42.4367, -71.0711; Malden Center, mlmnl, 70034/70035, 42.4266, -71.0741; Wellington, welln, 70032/70033, 42.4024, -71.0771; Assembly, astao, 70278/70279,
         42.3928, -71.0773; Sullivan Square, sull, 70030/70031, 42.3840, -71.0770; Community College, ccmnl, 70028/70029, 42.3736, -71.0695; North Station, north, 70026/70027, 42.3656, -71.0613;
         Haymarket, haecl, 70024/70025, 42.3630, -71.0583; State, state, 70022/70023, 42.3590, -71.0576; Downtown Crossing, dwnxg, 70020/70021, 42.3555, -71.0602; Chinatown, chncl, 70018/70019,
         42.3525, -71.0628; Tufts Medical Center, tumnl, 70016/70017, 42.3497, -71.0639; Back Bay, bbsta, 70014/70015, 42.3473, -71.0757; Massachusetts Avenue, masta, 70012/70013, 42.3415, -71.0834;
         Ruggles, rugg, 70010/70011, 42.3364, -71.0890; Roxbury Crossing, rcmnl, 70008/70009, 42.3314, -71.0955; Jackson Square, jaksn, 70006/70007, 42.3231, -71.0996; Stony Brook, sbmnl,
-        70004/70005, 42.3171, -71.1042; Green Street, grnst, 70002/70003, 42.3105, -71.1074; Forest Hills, forhl, 70001/70001, 42.3007, -71.1139""",
-    "blue": """Wonderland, wondl, 70059/70060, 42.4134, -70.9916; Revere Beach, rbmnl, 70057/70058, 42.4078, -70.9925; Beachmont, bmmnl, 70055/70056, 42.3975, -70.9923; Suffolk Downs, sdmnl, 70053/70054,
+        70004/70005, 42.3171, -71.1042; Green Street, grnst, 70002/70003, 42.3105, -71.1074; Forest Hills, forhl, 70001/70001, 42.3007, -71.1139"""
+    ),
+    "blue": (
+        """Wonderland, wondl, 70059/70060, 42.4134, -70.9916; Revere Beach, rbmnl, 70057/70058, 42.4078, -70.9925; Beachmont, bmmnl, 70055/70056, 42.3975, -70.9923; Suffolk Downs, sdmnl, 70053/70054,
         42.3905, -70.9971; Orient Heights, orhte, 70051/70052, 42.3869, -71.0047; Wood Island, wimnl, 70049/70050, 42.3796, -71.0229; Airport, aport, 70047/70048, 42.3743, -71.0304; Maverick, mvbcl,
         70045/70046, 42.3691, -71.0395; Aquarium, aqucl, 70043/70044, 42.3598, -71.0517; State, state, 70041/70042, 42.3590, -71.0576; Government Center, gover, 70039/70040, 42.3597, -71.0592;
-        Bowdoin, bomnl, 70838/70038, 42.3614, -71.0620""",
+        Bowdoin, bomnl, 70838/70038, 42.3614, -71.0620"""
+    ),
 }
 
 # %% ../../nbs/etl/01a_network.ipynb #5dd1deb1
 LIGHT_RAIL = {
-    "medford": """Medford/Tufts, mdftf, 70512/70511, 42.4080, -71.1170; Ball Square, balsq, 70510/70509, 42.3999, -71.1110; Magoun Square, mgngl, 70508/70507, 42.3937, -71.1064; Gilman Square, gilmn,
-        70506/70505, 42.3879, -71.0968; East Somerville, esomr, 70514/70513, 42.3795, -71.0866""",
+    "medford": (
+        """Medford/Tufts, mdftf, 70512/70511, 42.4080, -71.1170; Ball Square, balsq, 70510/70509, 42.3999, -71.1110; Magoun Square, mgngl, 70508/70507, 42.3937, -71.1064; Gilman Square, gilmn,
+        70506/70505, 42.3879, -71.0968; East Somerville, esomr, 70514/70513, 42.3795, -71.0866"""
+    ),
     "union": """Union Square, unsqu, 70504/70503, 42.3774, -71.0948""",
-    "north": """Lechmere, lech, 70502/70501, 42.3716, -71.0766; Science Park/West End, spmnl, 70208/70207, 42.3667, -71.0677; North Station, north, 70206/70205, 42.3656, -71.0613; Haymarket, haecl,
-        70204/70203, 42.3630, -71.0583""",
-    "subway": """Government Center, gover, 70202/70201, 42.3597, -71.0592; Park Street, pktrm, 70196/70200, 42.3564, -71.0624; Boylston, boyls, 70159/70158, 42.3530, -71.0646; Arlington, armnl, 70157/70156,
-        42.3519, -71.0709; Copley, coecl, 70155/70154, 42.3500, -71.0774""",
-    "hynes": """Hynes Convention Center, hymnl, 70153/70152, 42.3479, -71.0879; Kenmore, kencl, 70151/70150, 42.3489, -71.0952""",
-    "B": """Blandford Street, bland, 70149/70148, 42.3493, -71.1003; Boston University East, buest, 70147/70146, 42.3497, -71.1039; Boston University Central, bucen, 70145/70144, 42.3501, -71.1069;
+    "north": (
+        """Lechmere, lech, 70502/70501, 42.3716, -71.0766; Science Park/West End, spmnl, 70208/70207, 42.3667, -71.0677; North Station, north, 70206/70205, 42.3656, -71.0613; Haymarket, haecl,
+        70204/70203, 42.3630, -71.0583"""
+    ),
+    "subway": (
+        """Government Center, gover, 70202/70201, 42.3597, -71.0592; Park Street, pktrm, 70196/70200, 42.3564, -71.0624; Boylston, boyls, 70159/70158, 42.3530, -71.0646; Arlington, armnl, 70157/70156,
+        42.3519, -71.0709; Copley, coecl, 70155/70154, 42.3500, -71.0774"""
+    ),
+    "hynes": (
+        """Hynes Convention Center, hymnl, 70153/70152, 42.3479, -71.0879; Kenmore, kencl, 70151/70150, 42.3489, -71.0952"""
+    ),
+    "B": (
+        """Blandford Street, bland, 70149/70148, 42.3493, -71.1003; Boston University East, buest, 70147/70146, 42.3497, -71.1039; Boston University Central, bucen, 70145/70144, 42.3501, -71.1069;
         Amory Street, amory, 170141/170140, 42.3510, -71.1147; Babcock Street, babck, 170137/170136, 42.3516, -71.1199; Packard's Corner, brico, 70135/70134, 42.3520, -71.1250; Harvard Avenue,
         harvd, 70131/70130, 42.3502, -71.1314; Griggs Street, grigg, 70129/70128, 42.3485, -71.1349; Allston Street, alsgr, 70127/70126, 42.3487, -71.1380; Warren Street, wrnst, 70125/70124,
         42.3483, -71.1405; Washington Street, wascm, 70121/70120, 42.3439, -71.1429; Sutherland Road, sthld, 70117/70116, 42.3416, -71.1462; Chiswick Road, chswk, 70115/70114, 42.3408, -71.1507;
-        Chestnut Hill Avenue, chill, 70113/70112, 42.3382, -71.1532; South Street, sougr, 70111/70110, 42.3396, -71.1577; Boston College, lake, 70107/70106, 42.3401, -71.1668""",
-    "C": """Saint Mary's Street, smary, 70211/70212, 42.3460, -71.1074; Hawes Street, hwsst, 70213/70214, 42.3449, -71.1111; Kent Street, kntst, 70215/70216, 42.3441, -71.1142; Saint Paul Street, stpul,
+        Chestnut Hill Avenue, chill, 70113/70112, 42.3382, -71.1532; South Street, sougr, 70111/70110, 42.3396, -71.1577; Boston College, lake, 70107/70106, 42.3401, -71.1668"""
+    ),
+    "C": (
+        """Saint Mary's Street, smary, 70211/70212, 42.3460, -71.1074; Hawes Street, hwsst, 70213/70214, 42.3449, -71.1111; Kent Street, kntst, 70215/70216, 42.3441, -71.1142; Saint Paul Street, stpul,
         70217/70218, 42.3433, -71.1170; Coolidge Corner, cool, 70219/70220, 42.3421, -71.1213; Summit Avenue, sumav, 70223/70224, 42.3411, -71.1256; Brandon Hall, bndhl, 70225/70226, 42.3400,
         -71.1291; Fairbanks Street, fbkst, 70227/70228, 42.3397, -71.1311; Washington Square, bcnwa, 70229/70230, 42.3394, -71.1353; Tappan Street, tapst, 70231/70232, 42.3385, -71.1387; Dean Road,
-        denrd, 70233/70234, 42.3378, -71.1419; Englewood Avenue, engav, 70235/70236, 42.3370, -71.1457; Cleveland Circle, clmnl, 70237/70238, 42.3361, -71.1493""",
-    "D": """Fenway, fenwy, 70187/70186, 42.3454, -71.1042; Longwood, longw, 70183/70182, 42.3417, -71.1100; Brookline Village, bvmnl, 70181/70180, 42.3326, -71.1169; Brookline Hills, brkhl, 70179/70178,
+        denrd, 70233/70234, 42.3378, -71.1419; Englewood Avenue, engav, 70235/70236, 42.3370, -71.1457; Cleveland Circle, clmnl, 70237/70238, 42.3361, -71.1493"""
+    ),
+    "D": (
+        """Fenway, fenwy, 70187/70186, 42.3454, -71.1042; Longwood, longw, 70183/70182, 42.3417, -71.1100; Brookline Village, bvmnl, 70181/70180, 42.3326, -71.1169; Brookline Hills, brkhl, 70179/70178,
         42.3313, -71.1267; Beaconsfield, bcnfd, 70177/70176, 42.3358, -71.1405; Reservoir, rsmnl, 70175/70174, 42.3351, -71.1488; Chestnut Hill, chhil, 70173/70172, 42.3268, -71.1647; Newton Centre,
         newto, 70171/70170, 42.3294, -71.1924; Newton Highlands, newtn, 70169/70168, 42.3224, -71.2055; Eliot, eliot, 70167/70166, 42.3190, -71.2167; Waban, waban, 70165/70164, 42.3258, -71.2306;
-        Woodland, woodl, 70163/70162, 42.3329, -71.2434; Riverside, river, 70161/70160, 42.3374, -71.2527""",
-    "E": """Prudential, prmnl, 70239/70240, 42.3456, -71.0817; Symphony, symcl, 70241/70242, 42.3427, -71.0851; Northeastern University, nuniv, 70243/70244, 42.3404, -71.0888; Museum of Fine Arts, mfa,
+        Woodland, woodl, 70163/70162, 42.3329, -71.2434; Riverside, river, 70161/70160, 42.3374, -71.2527"""
+    ),
+    "E": (
+        """Prudential, prmnl, 70239/70240, 42.3456, -71.0817; Symphony, symcl, 70241/70242, 42.3427, -71.0851; Northeastern University, nuniv, 70243/70244, 42.3404, -71.0888; Museum of Fine Arts, mfa,
         70245/70246, 42.3377, -71.0955; Longwood Medical Area, lngmd, 70247/70248, 42.3360, -71.1001; Brigham Circle, brmnl, 70249/70250, 42.3342, -71.1046; Fenwood Road, fenwd, 70251/70252,
         42.3337, -71.1057; Mission Park, mispk, 70253/70254, 42.3332, -71.1098; Riverway, rvrwy, 70255/70256, 42.3317, -71.1119; Back of the Hill, bckhl, 70257/70258, 42.3301, -71.1113; Heath
-        Street, hsmnl, 70260/70260, 42.3283, -71.1103""",
-    "mattapan": """Ashmont, asmnl, 70261/70261, 42.2845, -71.0638; Cedar Grove, cedgr, 70263/70264, 42.2796, -71.0604; Butler, butlr, 70265/70266, 42.2724, -71.0625; Milton, miltt, 70267/70268, 42.2703,
+        Street, hsmnl, 70260/70260, 42.3283, -71.1103"""
+    ),
+    "mattapan": (
+        """Ashmont, asmnl, 70261/70261, 42.2845, -71.0638; Cedar Grove, cedgr, 70263/70264, 42.2796, -71.0604; Butler, butlr, 70265/70266, 42.2724, -71.0625; Milton, miltt, 70267/70268, 42.2703,
         -71.0673; Central Avenue, cenav, 70269/70270, 42.2700, -71.0734; Valley Road, valrd, 70271/70272, 42.2683, -71.0813; Capen Street, capst, 70273/70274, 42.2676, -71.0873; Mattapan, matt,
-        70275/70276, 42.2676, -71.0925""",
+        70275/70276, 42.2676, -71.0925"""
+    ),
 }
 
 # %% ../../nbs/etl/01a_network.ipynb #2b4a171e
 BUS = {
-    "1-Outbound": """Nubian, 64*, 42.3298, -71.0839; Washington St @ Melnea Cass Blvd, 2*, 42.3323, -71.0813; Massachusetts Ave @ Washington St, 10590*, 42.3366, -71.0770; Massachusetts Ave @ Tremont St, 87,
+    "1-Outbound": (
+        """Nubian, 64*, 42.3298, -71.0839; Washington St @ Melnea Cass Blvd, 2*, 42.3323, -71.0813; Massachusetts Ave @ Washington St, 10590*, 42.3366, -71.0770; Massachusetts Ave @ Tremont St, 87,
         42.3395, -71.0804; Massachusetts Ave @ Massachusetts Ave Station, 188*, 42.3416, -71.0831; Massachusetts Ave @ Newbury St, 93*, 42.3480, -71.0880; Massachusetts Ave @ Beacon St, 95, 42.3508,
         -71.0893; 77 Massachusetts Ave, 97*, 42.3593, -71.0937; Massachusetts Ave @ Albany St, 99, 42.3608, -71.0957; Massachusetts Ave @ Sidney St, 101, 42.3630, -71.0995; Massachusetts Ave @
         Prospect St, 102*, 42.3653, -71.1034; Massachusetts Ave @ Inman St, 104, 42.3668, -71.1058; Massachusetts Ave @ Hancock St, 106, 42.3684, -71.1086; Massachusetts Ave @ Dana St, 107, 42.3693,
-        -71.1108; Massachusetts Ave @ Trowbridge St, 108*, 42.3703, -71.1130; Massachusetts Ave @ Bow St, 109, 42.3721, -71.1154; Massachusetts Ave @ Holyoke St, 110*, 42.3731, -71.1176""",
-    "1-Inbound": """Massachusetts Ave @ Holyoke St, 110*, 42.3731, -71.1176; Mt Auburn St @ Putnam Ave, 67*, 42.3700, -71.1135; Massachusetts Ave @ Pearl St, 72*, 42.3649, -71.1031; 84 Massachusetts Ave, 75*,
+        -71.1108; Massachusetts Ave @ Trowbridge St, 108*, 42.3703, -71.1130; Massachusetts Ave @ Bow St, 109, 42.3721, -71.1154; Massachusetts Ave @ Holyoke St, 110*, 42.3731, -71.1176"""
+    ),
+    "1-Inbound": (
+        """Massachusetts Ave @ Holyoke St, 110*, 42.3731, -71.1176; Mt Auburn St @ Putnam Ave, 67*, 42.3700, -71.1135; Massachusetts Ave @ Pearl St, 72*, 42.3649, -71.1031; 84 Massachusetts Ave, 75*,
         42.3587, -71.0936; Massachusetts Ave @ Boylston St, 79*, 42.3470, -71.0877; Massachusetts Ave @ Clearway St, 91, 42.3453, -71.0867; Massachusetts Ave @ Massachusetts Ave Station, 187*,
         42.3416, -71.0833; Massachusetts Ave @ Tremont St, 84, 42.3391, -71.0803; Massachusetts Ave @ Washington St, 59*, 42.3363, -71.0769; Washington St @ Lenox St, 60, 42.3350, -71.0790;
-        Washington St @ Williams St, 62*, 42.3320, -71.0817; Nubian, 64*, 42.3298, -71.0839""",
-    "28-Outbound": """Ruggles, 17862*, 42.3365, -71.0891; Malcolm X Blvd @ King St, 11257*, 42.3312, -71.0927; Nubian, 64000*, 42.3295, -71.0840; Warren St @ Dabney Pl, 40001*, 42.3256, -71.0835; Warren St @
+        Washington St @ Williams St, 62*, 42.3320, -71.0817; Nubian, 64*, 42.3298, -71.0839"""
+    ),
+    "28-Outbound": (
+        """Ruggles, 17862*, 42.3365, -71.0891; Malcolm X Blvd @ King St, 11257*, 42.3312, -71.0927; Nubian, 64000*, 42.3295, -71.0840; Warren St @ Dabney Pl, 40001*, 42.3256, -71.0835; Warren St @
         Townsend St, 407*, 42.3162, -71.0830; Warren St @ Gaston St, 388, 42.3135, -71.0836; Warren St @ Crawford St, 412*, 42.3104, -71.0833; Blue Hill Ave @ Wayne St, 413, 42.3069, -71.0844; Blue
         Hill Ave @ Franklin Park Rd, 415*, 42.3033, -71.0854; Blue Hill Ave opp McLellan St, 416, 42.3014, -71.0860; Blue Hill Ave @ American Legion Hwy, 417, 42.2977, -71.0872; Blue Hill Ave @
         Angell St, 419*, 42.2956, -71.0879; Blue Hill Ave @ Paxton St, 1708, 42.2920, -71.0891; Blue Hill Ave @ Greenock St, 1709, 42.2896, -71.0899; Blue Hill Ave @ Johnston Rd, 1710, 42.2872,
         -71.0907; Blue Hill Ave @ Morton St, 11712*, 42.2841, -71.0917; Blue Hill Ave @ Goodale Rd, 1713, 42.2824, -71.0923; Blue Hill Ave @ Wellington Hill St, 1714*, 42.2799, -71.0932; Blue Hill
-        Ave @ Mattapan Library, 1726, 42.2772, -71.0933; Mattapan, 18511*, 42.2675, -71.0917""",
-    "28-Inbound": """Mattapan, 18511*, 42.2675, -71.0917; Blue Hill Ave @ Fessenden St, 1728*, 42.2794, -71.0928; Blue Hill Ave @ Woolson St, 1730, 42.2822, -71.0919; Blue Hill Ave @ Morton St, 1731*, 42.2843,
+        Ave @ Mattapan Library, 1726, 42.2772, -71.0933; Mattapan, 18511*, 42.2675, -71.0917"""
+    ),
+    "28-Inbound": (
+        """Mattapan, 18511*, 42.2675, -71.0917; Blue Hill Ave @ Fessenden St, 1728*, 42.2794, -71.0928; Blue Hill Ave @ Woolson St, 1730, 42.2822, -71.0919; Blue Hill Ave @ Morton St, 1731*, 42.2843,
         -71.0913; Blue Hill Ave @ Woodrow Ave, 1732, 42.2859, -71.0907; Blue Hill Ave @ Arbutus St, 1733, 42.2880, -71.0900; Blue Hill Ave @ Callender St, 1734, 42.2896, -71.0894; Blue Hill Ave @
         Westview St, 1735, 42.2913, -71.0889; Blue Hill Ave opp Health Ctr, 1736, 42.2941, -71.0880; Blue Hill Ave @ Harvard St, 1737*, 42.2957, -71.0875; Blue Hill Ave @ Wales St, 381, 42.2985,
         -71.0866; Blue Hill Ave @ Charlotte St, 382, 42.3005, -71.0859; Blue Hill Ave @ Ellington St, 383*, 42.3028, -71.0852; Blue Hill Ave @ Pasadena Rd, 384, 42.3059, -71.0844; Warren St @
         Sunderland St, 386*, 42.3105, -71.0832; Warren St @ Quincy St, 390*, 42.3163, -71.0829; Warren St @ Walnut Ave, 401, 42.3239, -71.0829; Warren St @ Moreland St, 396*, 42.3257, -71.0832;
         Nubian, 64000*, 42.3295, -71.0840; Malcolm X Blvd @ O'Bryant HS, 11149, 42.3307, -71.0884; Malcolm X Blvd @ Madison Park HS, 11148, 42.3312, -71.0906; Malcolm X Blvd @ Tremont St, 21148*,
-        42.3313, -71.0933; Ruggles, 17861*, 42.3366, -71.0896""",
-    "39-Outbound": """Back Bay, 23391*, 42.3474, -71.0746; Huntington Ave @ Belvidere St, 11388*, 42.3453, -71.0820; Huntington Ave @ Opera Pl, 41391*, 42.3406, -71.0889; Huntington Ave @ Louis Prang St, 71391,
+        42.3313, -71.0933; Ruggles, 17861*, 42.3366, -71.0896"""
+    ),
+    "39-Outbound": (
+        """Back Bay, 23391*, 42.3474, -71.0746; Huntington Ave @ Belvidere St, 11388*, 42.3453, -71.0820; Huntington Ave @ Opera Pl, 41391*, 42.3406, -71.0889; Huntington Ave @ Louis Prang St, 71391,
         42.3377, -71.0960; Huntington Ave @ Longwood Ave, 91391*, 42.3361, -71.1002; 677 Huntington Ave, 92391, 42.3351, -71.1027; Huntington Ave @ Fenwood Rd, 1363*, 42.3337, -71.1059; S Huntington
         Ave opp VA Hospital, 31365*, 42.3266, -71.1114; S Huntington Ave @ Perkins St, 6570, 42.3217, -71.1120; S Huntington Ave @ Moraine St, 1160*, 42.3194, -71.1118; Centre St @ Saint John St,
-        1130, 42.3145, -71.1140; 775 Centre St, 1939*, 42.3099, -71.1153; Forest Hills, 10642*, 42.2998, -71.1143""",
-    "39-Inbound": """Forest Hills, 10642*, 42.2998, -71.1143; South St @ Spalding St, 1936, 42.3037, -71.1146; South St @ Jamaica St, 2006, 42.3061, -71.1151; South St @ Sedgwick St, 1128*, 42.3086, -71.1155;
+        1130, 42.3145, -71.1140; 775 Centre St, 1939*, 42.3099, -71.1153; Forest Hills, 10642*, 42.2998, -71.1143"""
+    ),
+    "39-Inbound": (
+        """Forest Hills, 10642*, 42.2998, -71.1143; South St @ Spalding St, 1936, 42.3037, -71.1146; South St @ Jamaica St, 2006, 42.3061, -71.1151; South St @ Sedgwick St, 1128*, 42.3086, -71.1155;
         Centre St @ Burroughs St, 11164, 42.3115, -71.1145; Centre St @ Roseway St, 11131*, 42.3190, -71.1119; 100 S Huntington Ave, 65741*, 42.3294, -71.1109; Huntington Ave opp Fenwood Rd, 1317*,
         42.3335, -71.1060; Huntington Ave @ Longwood Ave, 31317*, 42.3358, -71.0999; Huntington Ave @ Ruggles St, 51317, 42.3377, -71.0952; Huntington Ave @ Parker St, 71317, 42.3388, -71.0922; 360
         Huntington Ave, 81317*, 42.3402, -71.0889; Huntington Ave @ Gainsborough St, 31391, 42.3414, -71.0868; Huntington Ave @ Prudential Station, 11389*, 42.3454, -71.0815; Huntington Ave @ Ring
-        Rd, 179, 42.3473, -71.0796; Boylston St @ Dartmouth St, 175*, 42.3500, -71.0774; Back Bay, 23391*, 42.3474, -71.0746""",
+        Rd, 179, 42.3473, -71.0796; Boylston St @ Dartmouth St, 175*, 42.3500, -71.0774; Back Bay, 23391*, 42.3474, -71.0746"""
+    ),
 }
 
 # %% ../../nbs/etl/01a_network.ipynb #fbb84674
 MORE_BUS = {
-    "57-Outbound": """Kenmore, 899*, 42.3489, -71.0958; Commonwealth Ave @ University Rd, 954*, 42.3505, -71.1088; Commonwealth Ave @ Buick St, 956, 42.3513, -71.1159; 1079 Commonwealth Ave, 959*, 42.3522,
+    "57-Outbound": (
+        """Kenmore, 899*, 42.3489, -71.0958; Commonwealth Ave @ University Rd, 954*, 42.3505, -71.1088; Commonwealth Ave @ Buick St, 956, 42.3513, -71.1159; 1079 Commonwealth Ave, 959*, 42.3522,
         -71.1235; Cambridge St @ N Beacon St, 966*, 42.3534, -71.1379; Washington St @ Market St, 973*, 42.3492, -71.1540; Washington St @ Oak Sq, 9780, 42.3505, -71.1664; Tremont St @ Washington
-        St, 979*, 42.3506, -71.1686; Park St @ Tremont St, 987*, 42.3556, -71.1822; Watertown Yard, 900*, 42.3643, -71.1857""",
-    "57-Inbound": """Watertown Yard, 900*, 42.3643, -71.1857; Washington St @ Bacon St, 903*, 42.3571, -71.1859; Tremont St @ Waverley Ave, 906, 42.3540, -71.1791; Tremont St @ Washington St, 912*, 42.3505,
+        St, 979*, 42.3506, -71.1686; Park St @ Tremont St, 987*, 42.3556, -71.1822; Watertown Yard, 900*, 42.3643, -71.1857"""
+    ),
+    "57-Inbound": (
+        """Watertown Yard, 900*, 42.3643, -71.1857; Washington St @ Bacon St, 903*, 42.3571, -71.1859; Tremont St @ Waverley Ave, 906, 42.3540, -71.1791; Tremont St @ Washington St, 912*, 42.3505,
         -71.1688; Washington St @ Oak Square Ave, 977, 42.3499, -71.1645; Washington St @ Foster St, 974, 42.3492, -71.1572; Washington St @ Chestnut Hill Ave, 918*, 42.3490, -71.1542; Brighton Ave
         @ Cambridge St, 926*, 42.3533, -71.1367; Brighton Ave @ Commonwealth Ave, 931*, 42.3521, -71.1262; Commonwealth Ave @ Babcock St, 933, 42.3516, -71.1212; Commonwealth Ave @ Carlton St, 937*,
         42.3501, -71.1087; Commonwealth Ave @ St Mary's St, 938, 42.3498, -71.1064; Commonwealth Ave @ Hinsdale St, 939, 42.3494, -71.1031; Commonwealth Ave @ Blandford St, 941, 42.3490, -71.0996;
-        Kenmore, 899*, 42.3489, -71.0958""",
-    "66-Outbound": """Nubian, 64000*, 42.3295, -71.0840; Tremont St opp Roxbury Crossing Sta, 1357*, 42.3316, -71.0952; Tremont St @ Huntington Ave, 1362*, 42.3339, -71.1039; Washington St @ Pearl St, 1526*,
+        Kenmore, 899*, 42.3489, -71.0958"""
+    ),
+    "66-Outbound": (
+        """Nubian, 64000*, 42.3295, -71.0840; Tremont St opp Roxbury Crossing Sta, 1357*, 42.3316, -71.0952; Tremont St @ Huntington Ave, 1362*, 42.3339, -71.1039; Washington St @ Pearl St, 1526*,
         42.3319, -71.1169; Harvard St @ Beacon St, 1372*, 42.3419, -71.1211; Harvard Ave @ Commonwealth Ave, 1378*, 42.3500, -71.1307; Cambridge St opp Hano St, 1111*, 42.3539, -71.1364; N Harvard
-        St @ Kingsley St, 2560, 42.3619, -71.1303; N Harvard St @ Western Ave, 2561*, 42.3636, -71.1291; Harvard Sq @ Garden St - Dawes Island, 22549*, 42.3753, -71.1192""",
-    "66-Inbound": """Harvard Sq @ Garden St - Dawes Island, 22549*, 42.3753, -71.1192; N Harvard St @ Western Ave, 2553*, 42.3637, -71.1292; N Harvard St @ Franklin St, 2554, 42.3619, -71.1305; Brighton Ave @
+        St @ Kingsley St, 2560, 42.3619, -71.1303; N Harvard St @ Western Ave, 2561*, 42.3636, -71.1291; Harvard Sq @ Garden St - Dawes Island, 22549*, 42.3753, -71.1192"""
+    ),
+    "66-Inbound": (
+        """Harvard Sq @ Garden St - Dawes Island, 22549*, 42.3753, -71.1192; N Harvard St @ Western Ave, 2553*, 42.3637, -71.1292; N Harvard St @ Franklin St, 2554, 42.3619, -71.1305; Brighton Ave @
         Cambridge St, 926*, 42.3533, -71.1367; Harvard Ave @ Commonwealth Ave, 1302*, 42.3506, -71.1312; Harvard St opp Verndale St, 1376, 42.3486, -71.1295; Harvard St @ Beacon St, 1308*, 42.3425,
         -71.1218; Washington St @ Walnut St, 1555*, 42.3316, -71.1165; Huntington Ave opp Fenwood Rd, 1317*, 42.3335, -71.1060; Tremont St @ Sewall St, 1322, 42.3318, -71.0978; Tremont St @ Columbus
-        Ave, 1323*, 42.3315, -71.0953; Nubian, 64000*, 42.3295, -71.0840""",
-    "111-Outbound": """Surface Rd @ Hanover St, 8309*, 42.3622, -71.0568; N Washington St @ Cooper St, 2832*, 42.3646, -71.0582; Beacon St @ Broadway, 5611*, 42.3887, -71.0423; Hawthorne St @ Broadway, 5615*,
+        Ave, 1323*, 42.3315, -71.0953; Nubian, 64000*, 42.3295, -71.0840"""
+    ),
+    "111-Outbound": (
+        """Surface Rd @ Hanover St, 8309*, 42.3622, -71.0568; N Washington St @ Cooper St, 2832*, 42.3646, -71.0582; Beacon St @ Broadway, 5611*, 42.3887, -71.0423; Hawthorne St @ Broadway, 5615*,
         42.3925, -71.0341; Washington Ave @ Cary Ave, 5620*, 42.3981, -71.0308; Sagamore Ave @ Washington Ave, 5626*, 42.4047, -71.0352; Sagamore Ave @ Murray St, 5627, 42.4049, -71.0330; Garfield
-        Ave @ Clyde St, 5629*, 42.4063, -71.0294; Elm St opp Haskell Ave, 5547*, 42.4157, -71.0331""",
-    "111-Inbound": """Elm St opp Haskell Ave, 5547*, 42.4157, -71.0331; 78 Garfield Ave opp Clyde St, 5592*, 42.4063, -71.0296; Sagamore Ave @ Washington Ave, 5595*, 42.4048, -71.0354; Washington Ave @ Jefferson
+        Ave @ Clyde St, 5629*, 42.4063, -71.0294; Elm St opp Haskell Ave, 5547*, 42.4157, -71.0331"""
+    ),
+    "111-Inbound": (
+        """Elm St opp Haskell Ave, 5547*, 42.4157, -71.0331; 78 Garfield Ave opp Clyde St, 5592*, 42.4063, -71.0296; Sagamore Ave @ Washington Ave, 5595*, 42.4048, -71.0354; Washington Ave @ Jefferson
         Ave, 5624, 42.4023, -71.0356; Washington Ave @ Broadway, 5605*, 42.3928, -71.0341; Third St @ Chestnut St, 5607*, 42.3917, -71.0384; N Washington St @ Medford St, 2829*, 42.3657, -71.0585;
-        Surface Rd @ Hanover St, 8309*, 42.3622, -71.0568""",
+        Surface Rd @ Hanover St, 8309*, 42.3622, -71.0568"""
+    ),
 }
 
 # %% ../../nbs/etl/01a_network.ipynb #e9e01475
 @dataclass(frozen=True)
 class Mode:
     "How one kind of vehicle runs"
+
     vehicle_type: int  # as in GTFS: 0 light rail, 1 heavy rail, 3 bus
     meters_per_second: float  # between stops
     loss_seconds: float  # braking and pulling away, at each stop
@@ -138,7 +191,8 @@ class Mode:
     peak: float  # by what share a stretch is slower when demand is 1
     dwell_seconds: float  # doors open and close
     boarding: float  # more dwell per second since the vehicle ahead, when demand is 1
-    separation_seconds: float  # from a departure to the next arrival at that platform; buses may overtake
+    # from a departure to the next arrival at that platform; buses may overtake
+    separation_seconds: float
     rounding_seconds: int  # of the timetable
 
 
@@ -149,30 +203,191 @@ MODES = {
 }
 
 # %% ../../nbs/etl/01a_network.ipynb #86fa4f58
-PATTERNS = pd.DataFrame([  # one row per pattern; segments of direction 0 / of direction 1 where that goes elsewhere
-    ("Red-Ashmont", "Red", "Red", "heavy", "red ashmont", "Ashmont", "Alewife", "16 13 16 13 16 18 18 20"),
-    ("Red-Braintree", "Red", "Red", "heavy", "red braintree", "Braintree", "Alewife", "16 13 16 13 16 18 18 20"),
-    ("Orange", "Orange", "Orange", "heavy", "orange", "Forest Hills", "Oak Grove", "10 7 9 7 10 12 10 11"),
-    ("Blue", "Blue", "Blue", "heavy", "blue", "Bowdoin", "Wonderland", "10 6 8 6 9 11 9 10"),
-    ("Green-B", "Green-B", "Green", "light", "subway hynes B", "Boston College", "Government Center", "13 10 12 10 13 16 12 14"),
-    ("Green-C", "Green-C", "Green", "light", "subway hynes C", "Cleveland Circle", "Government Center", "11 8 9 8 10 13 10 11"),
-    ("Green-D", "Green-D", "Green", "light", "union north subway hynes D", "Riverside", "Union Square", "11 8 9 8 10 13 10 11"),
-    ("Green-E", "Green-E", "Green", "light", "medford north subway E", "Heath Street", "Medford/Tufts", "11 8 9 8 10 13 10 11"),
-    ("Mattapan", "Mattapan", "Mattapan", "light", "mattapan", "Mattapan", "Ashmont", "18 13 16 13 18 25 20 24"),
-    ("1", "1", "1", "bus", "1-Outbound / 1-Inbound", "Harvard Square", "Nubian", "16 12 15 12 18 24 16 20"),
-    ("28", "28", "28", "bus", "28-Outbound / 28-Inbound", "Mattapan", "Ruggles", "16 12 14 12 17 24 16 20"),
-    ("39", "39", "39", "bus", "39-Outbound / 39-Inbound", "Forest Hills", "Back Bay", "14 9 12 9 14 20 13 16"),
-    ("57", "57", "57", "bus", "57-Outbound / 57-Inbound", "Watertown Yard", "Kenmore", "14 9 12 9 14 20 13 16"),
-    ("66", "66", "66", "bus", "66-Outbound / 66-Inbound", "Harvard Square", "Nubian", "14 9 12 9 14 20 13 16"),
-    ("111", "111", "111", "bus", "111-Outbound / 111-Inbound", "Woodlawn", "Haymarket", "10 7 10 7 11 15 12 14"),
-], columns=["pattern", "route_id", "line", "mode", "segments", "headsign_0", "headsign_1", "headway_minutes"])
+PATTERNS = pd.DataFrame(
+    [  # one row per pattern; segments of direction 0 / of direction 1 where that goes elsewhere
+        (
+            "Red-Ashmont",
+            "Red",
+            "Red",
+            "heavy",
+            "red ashmont",
+            "Ashmont",
+            "Alewife",
+            "16 13 16 13 16 18 18 20",
+        ),
+        (
+            "Red-Braintree",
+            "Red",
+            "Red",
+            "heavy",
+            "red braintree",
+            "Braintree",
+            "Alewife",
+            "16 13 16 13 16 18 18 20",
+        ),
+        (
+            "Orange",
+            "Orange",
+            "Orange",
+            "heavy",
+            "orange",
+            "Forest Hills",
+            "Oak Grove",
+            "10 7 9 7 10 12 10 11",
+        ),
+        ("Blue", "Blue", "Blue", "heavy", "blue", "Bowdoin", "Wonderland", "10 6 8 6 9 11 9 10"),
+        (
+            "Green-B",
+            "Green-B",
+            "Green",
+            "light",
+            "subway hynes B",
+            "Boston College",
+            "Government Center",
+            "13 10 12 10 13 16 12 14",
+        ),
+        (
+            "Green-C",
+            "Green-C",
+            "Green",
+            "light",
+            "subway hynes C",
+            "Cleveland Circle",
+            "Government Center",
+            "11 8 9 8 10 13 10 11",
+        ),
+        (
+            "Green-D",
+            "Green-D",
+            "Green",
+            "light",
+            "union north subway hynes D",
+            "Riverside",
+            "Union Square",
+            "11 8 9 8 10 13 10 11",
+        ),
+        (
+            "Green-E",
+            "Green-E",
+            "Green",
+            "light",
+            "medford north subway E",
+            "Heath Street",
+            "Medford/Tufts",
+            "11 8 9 8 10 13 10 11",
+        ),
+        (
+            "Mattapan",
+            "Mattapan",
+            "Mattapan",
+            "light",
+            "mattapan",
+            "Mattapan",
+            "Ashmont",
+            "18 13 16 13 18 25 20 24",
+        ),
+        (
+            "1",
+            "1",
+            "1",
+            "bus",
+            "1-Outbound / 1-Inbound",
+            "Harvard Square",
+            "Nubian",
+            "16 12 15 12 18 24 16 20",
+        ),
+        (
+            "28",
+            "28",
+            "28",
+            "bus",
+            "28-Outbound / 28-Inbound",
+            "Mattapan",
+            "Ruggles",
+            "16 12 14 12 17 24 16 20",
+        ),
+        (
+            "39",
+            "39",
+            "39",
+            "bus",
+            "39-Outbound / 39-Inbound",
+            "Forest Hills",
+            "Back Bay",
+            "14 9 12 9 14 20 13 16",
+        ),
+        (
+            "57",
+            "57",
+            "57",
+            "bus",
+            "57-Outbound / 57-Inbound",
+            "Watertown Yard",
+            "Kenmore",
+            "14 9 12 9 14 20 13 16",
+        ),
+        (
+            "66",
+            "66",
+            "66",
+            "bus",
+            "66-Outbound / 66-Inbound",
+            "Harvard Square",
+            "Nubian",
+            "14 9 12 9 14 20 13 16",
+        ),
+        (
+            "111",
+            "111",
+            "111",
+            "bus",
+            "111-Outbound / 111-Inbound",
+            "Woodlawn",
+            "Haymarket",
+            "10 7 10 7 11 15 12 14",
+        ),
+    ],
+    columns=[
+        "pattern",
+        "route_id",
+        "line",
+        "mode",
+        "segments",
+        "headsign_0",
+        "headsign_1",
+        "headway_minutes",
+    ],
+)
 ROUTES = PATTERNS.route_id.drop_duplicates().tolist()
-HEADWAY_PERIODS = ["early", "morning peak", "midday", "afternoon peak", "evening", "late", "Saturday", "Sunday"]
+HEADWAY_PERIODS = [
+    "early",
+    "morning peak",
+    "midday",
+    "afternoon peak",
+    "evening",
+    "late",
+    "Saturday",
+    "Sunday",
+]
 
 # %% ../../nbs/etl/01a_network.ipynb #62378157
-OWN_PLATFORM = {("Green-C", "70196"): "70197", ("Green-D", "70196"): "70198", ("Green-E", "70196"): "70199",
-                ("Green-B", "70151"): "71151", ("Green-B", "70150"): "71150"}
-BUSWAYS = {"64": "nubn", "64000": "nubn", "899": "kencl", "17861": "rugg", "17862": "rugg", "23391": "bbsta", "10642": "forhl", "18511": "matt"}
+OWN_PLATFORM = {
+    ("Green-C", "70196"): "70197",
+    ("Green-D", "70196"): "70198",
+    ("Green-E", "70196"): "70199",
+    ("Green-B", "70151"): "71151",
+    ("Green-B", "70150"): "71150",
+}
+BUSWAYS = {
+    "64": "nubn",
+    "64000": "nubn",
+    "899": "kencl",
+    "17861": "rugg",
+    "17862": "rugg",
+    "23391": "bbsta",
+    "10642": "forhl",
+    "18511": "matt",
+}
 SEGMENTS = {**HEAVY_RAIL, **LIGHT_RAIL, **BUS, **MORE_BUS}
 
 
@@ -180,34 +395,62 @@ def _stops(segment: str, direction: int) -> list[tuple]:
     "(name, station, platform, timepoint, latitude, longitude) along a segment, in the direction's order"
     stops = []
     for entry in SEGMENTS[segment].split(";"):
-        name, *station, ids, latitude, longitude = [part.strip() for part in entry.rsplit(",", 4 if "/" in entry.split(",")[-3] else 3)]
+        name, *station, ids, latitude, longitude = [
+            part.strip() for part in entry.rsplit(",", 4 if "/" in entry.split(",")[-3] else 3)
+        ]
         platform = ids.split("/")[direction] if station else ids.rstrip("*")
         parent = station[0] if station else BUSWAYS.get(platform)
-        stops.append((name, parent and f"place-{parent}", platform, ids.endswith("*"), float(latitude), float(longitude)))
+        stops.append(
+            (
+                name,
+                parent and f"place-{parent}",
+                platform,
+                ids.endswith("*"),
+                float(latitude),
+                float(longitude),
+            )
+        )
     return stops[::-1] if station and direction else stops
 
 # %% ../../nbs/etl/01a_network.ipynb #8b1ad310
 def haversine(
-    latitude_a: np.ndarray, longitude_a: np.ndarray,  # degrees
-    latitude_b: np.ndarray, longitude_b: np.ndarray,
+    latitude_a: np.ndarray,
+    longitude_a: np.ndarray,  # degrees
+    latitude_b: np.ndarray,
+    longitude_b: np.ndarray,
 ) -> np.ndarray:  # meters
     "The distance between points on the globe"
     a, b, c, d = (np.radians(x) for x in (latitude_a, longitude_a, latitude_b, longitude_b))
-    return 12_742_000 * np.arcsin(np.sqrt(np.sin((c - a) / 2) ** 2 + np.cos(a) * np.cos(c) * np.sin((d - b) / 2) ** 2))
+    return 12_742_000 * np.arcsin(
+        np.sqrt(np.sin((c - a) / 2) ** 2 + np.cos(a) * np.cos(c) * np.sin((d - b) / 2) ** 2)
+    )
 
 
 def _pattern(row, direction: int) -> pd.DataFrame:
     "The stops of one pattern in one direction"
     segments = row.segments.split(" / ")[-1 if direction else 0].split()
-    listed = [(segment, *stop) for segment in (segments[::-1] if direction else segments) for stop in _stops(segment, direction)]
-    frame = pd.DataFrame(listed, columns=["segment", "name", "station_id", "platform", "timepoint", "latitude", "longitude"])
+    listed = [
+        (segment, *stop)
+        for segment in (segments[::-1] if direction else segments)
+        for stop in _stops(segment, direction)
+    ]
+    frame = pd.DataFrame(
+        listed,
+        columns=["segment", "name", "station_id", "platform", "timepoint", "latitude", "longitude"],
+    )
     frame.insert(0, "position", range(len(frame)))
     bus = row.mode == "bus"
-    return frame.assign(line=row.line, mode=row.mode, pattern=row.pattern, route_id=row.route_id, direction_id=direction,
-                        headsign=row.headsign_1 if direction else row.headsign_0,
-                        timepoint=frame.timepoint if bus else frame.position.isin([0, len(frame) - 1]),
-                        stop_id=[OWN_PLATFORM.get((row.route_id, p), p) for p in frame.platform],
-                        stop_sequence=(frame.position + 1) if bus else frame.position * 10 + 1)
+    return frame.assign(
+        line=row.line,
+        mode=row.mode,
+        pattern=row.pattern,
+        route_id=row.route_id,
+        direction_id=direction,
+        headsign=row.headsign_1 if direction else row.headsign_0,
+        timepoint=frame.timepoint if bus else frame.position.isin([0, len(frame) - 1]),
+        stop_id=[OWN_PLATFORM.get((row.route_id, p), p) for p in frame.platform],
+        stop_sequence=(frame.position + 1) if bus else frame.position * 10 + 1,
+    )
 
 # %% ../../nbs/etl/01a_network.ipynb #71e49078
 def network(
@@ -216,16 +459,36 @@ def network(
     "Where the vehicles of `routes` run, and how long each stretch takes off the peak"
     unknown = [r for r in routes or [] if r not in ROUTES]
     if unknown:
-        raise ValueError(f"routes {', '.join(unknown)} are not in the simulated network; expected some of {', '.join(ROUTES)}")
+        raise ValueError(
+            f"routes {', '.join(unknown)} are not in the simulated network; expected some of"
+            f" {', '.join(ROUTES)}"
+        )
     chosen = PATTERNS[PATTERNS.route_id.isin(routes or ROUTES)]
-    net = pd.concat([_pattern(row, d) for row in chosen.itertuples() for d in (0, 1)], ignore_index=True)
+    net = pd.concat(
+        [_pattern(row, d) for row in chosen.itertuples() for d in (0, 1)], ignore_index=True
+    )
     first = net.position == 0
-    here, there = net[["latitude", "longitude"]].to_numpy(), net[["latitude", "longitude"]].shift().to_numpy()
+    here, there = (
+        net[["latitude", "longitude"]].to_numpy(),
+        net[["latitude", "longitude"]].shift().to_numpy(),
+    )
     modes = net["mode"].map(MODES)
-    net["meters"] = np.where(first, 0.0, haversine(*there.T, *here.T) * modes.map(lambda m: m.detour))
+    net["meters"] = np.where(
+        first, 0.0, haversine(*there.T, *here.T) * modes.map(lambda m: m.detour)
+    )
     net["stretch"] = np.where(first, "", net.platform.shift().fillna("") + ">" + net.platform)
-    own, error = np.exp([[0.18], [0.15]] * np.random.default_rng(7).standard_normal((2, 4096)))[:, pd.util.hash_array(net.stretch.to_numpy(object)) % 4096]
-    net["stretch_seconds"] = np.where(first, 0.0, (net.meters / modes.map(lambda m: m.meters_per_second) + modes.map(lambda m: m.loss_seconds)) * own)
+    own, error = np.exp([[0.18], [0.15]] * np.random.default_rng(7).standard_normal((2, 4096)))[
+        :, pd.util.hash_array(net.stretch.to_numpy(object)) % 4096
+    ]
+    net["stretch_seconds"] = np.where(
+        first,
+        0.0,
+        (
+            net.meters / modes.map(lambda m: m.meters_per_second)
+            + modes.map(lambda m: m.loss_seconds)
+        )
+        * own,
+    )
     net["planned_seconds"] = net.stretch_seconds * error
     net["sharing"] = net.groupby(["line", "direction_id", "platform"]).pattern.transform("nunique")
     return net
@@ -261,9 +524,15 @@ def departures(
     row = PATTERNS.set_index("pattern").loc[pattern]
     minutes = [float(m) for m in row.headway_minutes.split()]
     weekday = day_type == "Weekday"
-    headway = lambda t: minutes[np.searchsorted(PERIOD_STARTS_HOURS, t / 3600, side="right") - 1] if weekday else minutes[5 + DAY_TYPES.index(day_type)]
+    headway = lambda t: (
+        minutes[np.searchsorted(PERIOD_STARTS_HOURS, t / 3600, side="right") - 1]
+        if weekday
+        else minutes[5 + DAY_TYPES.index(day_type)]
+    )
     branches = PATTERNS.pattern[PATTERNS.line == row.line].tolist()
-    t = (6.0 if day_type == "Sunday" else 5.17) * 3600 + 60 * minutes[0] * (branches.index(pattern) / len(branches) + 0.3 * direction)
+    t = (6.0 if day_type == "Sunday" else 5.17) * 3600 + 60 * minutes[0] * (
+        branches.index(pattern) / len(branches) + 0.3 * direction
+    )
     times = []
     while t < 25.1 * 3600:
         times.append(t)
@@ -277,20 +546,60 @@ SLACK = 1.06  # planned running time over what it usually takes
 def _plan(stops: pd.DataFrame, day_type: str) -> pd.DataFrame:
     "The timetable of one pattern and direction"
     pattern, direction = stops.pattern.iloc[0], int(stops.direction_id.iloc[0])
-    mode, shared = MODES[stops["mode"].iloc[0]], np.argmax(stops.sharing == stops.sharing.max())  # where the trunk begins
-    start = departures(pattern, direction, day_type, stops.stretch_seconds.iloc[1:shared + 1].sum() + 1.7 * mode.dwell_seconds * shared)
-    wanted = demand(start // 7200 * 7200 + 3600, direction, day_type)[:, None]  # planned for blocks of two hours
+    # where the trunk begins
+    mode, shared = MODES[stops["mode"].iloc[0]], np.argmax(stops.sharing == stops.sharing.max())
+    start = departures(
+        pattern,
+        direction,
+        day_type,
+        stops.stretch_seconds.iloc[1 : shared + 1].sum() + 1.7 * mode.dwell_seconds * shared,
+    )
+    # planned for blocks of two hours
+    wanted = demand(start // 7200 * 7200 + 3600, direction, day_type)[:, None]
     headway = np.gradient(start)[:, None] / stops.sharing.to_numpy()
     dwell = mode.dwell_seconds + mode.boarding * wanted * headway
     dwell[:, [0, -1]] = 0
     running = stops.planned_seconds.to_numpy() * (1 + mode.peak * wanted) * SLACK
-    leave = np.round((start[:, None] + (running + dwell).cumsum(axis=1)) / mode.rounding_seconds) * mode.rounding_seconds
-    arrive = np.minimum(leave, np.maximum(np.round((leave - dwell) / mode.rounding_seconds) * mode.rounding_seconds, np.c_[leave[:, :1], leave[:, :-1]]))
-    number = PATTERNS.pattern.tolist().index(pattern) * 20_000 + direction * 10_000 + DAY_TYPES.index(day_type) * 3_000
-    trips, columns = len(start), ["line", "mode", "pattern", "route_id", "direction_id", "position", "platform", "stop_id", "stop_sequence", "timepoint"]
-    return stops[columns].iloc[np.tile(np.arange(len(stops)), trips)].assign(
-        trip_id=np.repeat([str(60_000_000 + number + n) for n in range(trips)], len(stops)),
-        arrival_seconds=arrive.ravel(), departure_seconds=leave.ravel())
+    leave = (
+        np.round((start[:, None] + (running + dwell).cumsum(axis=1)) / mode.rounding_seconds)
+        * mode.rounding_seconds
+    )
+    arrive = np.minimum(
+        leave,
+        np.maximum(
+            np.round((leave - dwell) / mode.rounding_seconds) * mode.rounding_seconds,
+            np.c_[leave[:, :1], leave[:, :-1]],
+        ),
+    )
+    number = (
+        PATTERNS.pattern.tolist().index(pattern) * 20_000
+        + direction * 10_000
+        + DAY_TYPES.index(day_type) * 3_000
+    )
+    trips, columns = (
+        len(start),
+        [
+            "line",
+            "mode",
+            "pattern",
+            "route_id",
+            "direction_id",
+            "position",
+            "platform",
+            "stop_id",
+            "stop_sequence",
+            "timepoint",
+        ],
+    )
+    return (
+        stops[columns]
+        .iloc[np.tile(np.arange(len(stops)), trips)]
+        .assign(
+            trip_id=np.repeat([str(60_000_000 + number + n) for n in range(trips)], len(stops)),
+            arrival_seconds=arrive.ravel(),
+            departure_seconds=leave.ravel(),
+        )
+    )
 
 
 def timetable(
@@ -298,4 +607,10 @@ def timetable(
     day_type: str,  # one of `DAY_TYPES`
 ) -> pd.DataFrame:  # one row per trip and stop
     "What is announced for a day of that type, in seconds since the service day's midnight"
-    return pd.concat([_plan(stops, day_type) for _, stops in net.groupby(["pattern", "direction_id"], sort=False)], ignore_index=True)
+    return pd.concat(
+        [
+            _plan(stops, day_type)
+            for _, stops in net.groupby(["pattern", "direction_id"], sort=False)
+        ],
+        ignore_index=True,
+    )

@@ -10,8 +10,6 @@ __all__ = ['PING_SECONDS', 'LONG', 'STATUS', 'OCCUPANCY', 'INSTANT', 'VEHICLE', 
 # %% ../../nbs/etl/01_sample.ipynb #2a15624f
 import argparse
 import hashlib
-import os
-import tempfile
 from datetime import date as Date, timedelta
 from pathlib import Path
 
@@ -24,6 +22,8 @@ from ..config import Settings, settings
 from .network import DAY_TYPES, MODES, ROUTES, demand, network, timetable
 from .records import service_midnight
 from .world import DEFAULT_SEED, DEFAULT_START, day_type, draws, simulate_day
+from ..files import atomic_path
+from ..progress import steps
 
 # %% ../../nbs/etl/01_sample.ipynb #274bdc0e
 PING_SECONDS = {"heavy": 30, "light": 30, "bus": 24}
@@ -31,8 +31,12 @@ LONG = 200_000  # longer than any day: keeps the trips apart on one axis of time
 
 
 def ping_times(
-    begins: np.ndarray, ends: np.ndarray,  # seconds at which each trip shows and vanishes
-    arrivals: np.ndarray, departures: np.ndarray, of_trip: np.ndarray,  # of every visit, and its trip's row
+    begins: np.ndarray,
+    ends: np.ndarray,  # seconds at which each trip shows and vanishes
+    # of every visit, and its trip's row
+    arrivals: np.ndarray,
+    departures: np.ndarray,
+    of_trip: np.ndarray,
     every_seconds: float,
     at_stops: bool,  # whether stopping and going make pings too
     rng: np.random.Generator,
@@ -57,7 +61,9 @@ def positions(
     rng: np.random.Generator,
 ) -> pd.DataFrame:  # one row per ping
     "Where each ping is, which stop it concerns and what it says, in columns of the `vehicle` table"
-    arrivals, departures, row = (visits[c].to_numpy() for c in ("arrival_seconds", "departure_seconds", "row"))
+    arrivals, departures, row = (
+        visits[c].to_numpy() for c in ("arrival_seconds", "departure_seconds", "row")
+    )
     moments = np.c_[row * LONG + arrivals, row * LONG + departures].ravel()
     before = np.searchsorted(moments, times, side="right") - 1
     standing, visit = before % 2 == 0, (before + 1) // 2
@@ -67,14 +73,31 @@ def positions(
     meters, smooth = visits.meters.to_numpy()[visit], share**2 * (3 - 2 * share)
     latitude, longitude = (visits[c].to_numpy() for c in ("latitude", "longitude"))
     between = lambda place: place[came] + (place[visit] - place[came]) * smooth
-    bearing = np.degrees(np.arctan2((longitude[visit] - longitude[came]) * 0.739, latitude[visit] - latitude[came])) % 360
+    bearing = (
+        np.degrees(
+            np.arctan2(
+                (longitude[visit] - longitude[came]) * 0.739, latitude[visit] - latitude[came]
+            )
+        )
+        % 360
+    )
     speaks = visits["mode"].iloc[0] != "bus"  # buses never say that they stand
     near = (meters * (1 - smooth) < 120) | (run * (1 - share) < 15)
     status = np.where(standing & speaks, 2, np.where(standing | near, 0, 1))
-    noise = rng.standard_normal((2, len(times))) * np.where(rng.random(len(times)) < 0.001, 300, 11)  # meters; now and then a reflection
-    return pd.DataFrame({"visit": visit, "status": status, "standing": standing, "seconds": times % LONG,
-                         "latitude": between(latitude) + noise[0] / 111_200, "longitude": between(longitude) + noise[1] / 82_200,
-                         "bearing": np.where(standing, np.nan, bearing // 1), "speed": np.where(standing, 0, meters / run * 6 * share * (1 - share))})
+    # meters; now and then a reflection
+    noise = rng.standard_normal((2, len(times))) * np.where(rng.random(len(times)) < 0.001, 300, 11)
+    return pd.DataFrame(
+        {
+            "visit": visit,
+            "status": status,
+            "standing": standing,
+            "seconds": times % LONG,
+            "latitude": between(latitude) + noise[0] / 111_200,
+            "longitude": between(longitude) + noise[1] / 82_200,
+            "bearing": np.where(standing, np.nan, bearing // 1),
+            "speed": np.where(standing, 0, meters / run * 6 * share * (1 - share)),
+        }
+    )
 
 # %% ../../nbs/etl/01_sample.ipynb #6eceb115
 STATUS = ["INCOMING_AT", "IN_TRANSIT_TO", "STOPPED_AT"]
@@ -87,7 +110,9 @@ def lags(
 ) -> np.ndarray:  # whole seconds
     "How long after the fact records come: 5 s in the median, 48 s at P99, rarely minutes"
     usual = 5 * np.exp(0.95 * rng.standard_normal(count))
-    return np.ceil(usual + np.where(rng.random(count) < 0.001, rng.uniform(60, 300, count), 0) - 0.5).astype(np.int64)
+    return np.ceil(
+        usual + np.where(rng.random(count) < 0.001, rng.uniform(60, 300, count), 0) - 0.5
+    ).astype(np.int64)
 
 
 def heard(
@@ -98,7 +123,12 @@ def heard(
     "Lose single pings, all around some stops, and minutes of some trips; repeat a few"
     trips = trip.max() + 1
     deaf_from = np.where(rng.random(trips) < 0.015, rng.uniform(300, 2400, trips), np.inf)
-    into_trip = pings.seconds.to_numpy() - np.minimum.reduceat(pings.seconds.to_numpy(), np.flatnonzero(np.r_[True, np.diff(trip) > 0]))[trip]
+    into_trip = (
+        pings.seconds.to_numpy()
+        - np.minimum.reduceat(
+            pings.seconds.to_numpy(), np.flatnonzero(np.r_[True, np.diff(trip) > 0])
+        )[trip]
+    )
     deaf = (into_trip > deaf_from[trip]) & (into_trip < deaf_from[trip] + 400)
     missed = (rng.random(pings.visit.max() + 1) < 0.012)[pings.visit]
     through = ~deaf & ~missed & (rng.random(len(pings)) > 0.02)
@@ -106,22 +136,49 @@ def heard(
 
 # %% ../../nbs/etl/01_sample.ipynb #9278e123
 INSTANT = pa.timestamp("us", "UTC")
-VEHICLE = ["id", "trip_id", "stop_id", "route_id", "direction_id", "current_status", "current_stop_sequence", "latitude", "longitude", "bearing",
-           "speed", "occupancy_status", "label", "revenue", "updated_at", "recorded_at"]
+VEHICLE = [
+    "id",
+    "trip_id",
+    "stop_id",
+    "route_id",
+    "direction_id",
+    "current_status",
+    "current_stop_sequence",
+    "latitude",
+    "longitude",
+    "bearing",
+    "speed",
+    "occupancy_status",
+    "label",
+    "revenue",
+    "updated_at",
+    "recorded_at",
+]
 
 
 def _coded(values, codes: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
     "A column of strings, kept as codes"
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=absent), pa.array(values, pa.string()))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32), mask=absent), pa.array(values, pa.string())
+    )
 
 # %% ../../nbs/etl/01_sample.ipynb #87a36fce
-def _pings(visits: pd.DataFrame, name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _pings(
+    visits: pd.DataFrame, name: str, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The visits of one line's day, with when it stands at its ends, and the pings that come through"
-    visits = visits.assign(row=visits.groupby("trip", sort=False).ngroup(), label=visits.vehicle_id.str[2:]).reset_index(drop=True)
+    visits = visits.assign(
+        row=visits.groupby("trip", sort=False).ngroup(), label=visits.vehicle_id.str[2:]
+    ).reset_index(drop=True)
     first, final = np.flatnonzero(visits["first"]), np.flatnonzero(visits["final"])
-    stands = rng.uniform(20, 150, (2, len(first)))  # it shows before it leaves its first stop, and for a while at its last
-    visits.loc[first, "arrival_seconds"] = begins = visits.departure_seconds.to_numpy()[first] - stands[0]
-    visits.loc[final, "departure_seconds"] = ends = visits.arrival_seconds.to_numpy()[final] + 0.4 * stands[1]
+    # it shows before it leaves its first stop, and for a while at its last
+    stands = rng.uniform(20, 150, (2, len(first)))
+    visits.loc[first, "arrival_seconds"] = begins = (
+        visits.departure_seconds.to_numpy()[first] - stands[0]
+    )
+    visits.loc[final, "departure_seconds"] = ends = (
+        visits.arrival_seconds.to_numpy()[final] + 0.4 * stands[1]
+    )
     moments = (visits[c].to_numpy() for c in ("arrival_seconds", "departure_seconds", "row"))
     times = ping_times(begins, ends, *moments, PING_SECONDS[name], name != "bus", rng)
     pings = positions(times, visits, rng)
@@ -137,24 +194,41 @@ def feed_line(
     name, line = visits["mode"].iloc[0], visits.line.iloc[0]
     rng, midnight = draws(seed, date, f"{line} feed"), service_midnight(pd.Series([date])).iloc[0]
     visits, pings = _pings(visits, name, rng)
-    visit, count, again = pings.visit.to_numpy(), len(pings), np.r_[False, pings.index[1:] == pings.index[:-1]]
-    once = lambda drawn: drawn[np.flatnonzero(~again)[(~again).cumsum() - 1]]  # a ping that comes again repeats everything
+    visit, count, again = (
+        pings.visit.to_numpy(),
+        len(pings),
+        np.r_[False, pings.index[1:] == pings.index[:-1]],
+    )
+    # a ping that comes again repeats everything
+    once = lambda drawn: drawn[np.flatnonzero(~again)[(~again).cumsum() - 1]]
     updated = midnight.value // 1000 + pings.seconds.to_numpy() * 1_000_000
-    fuller = np.digitize(once(rng.random(count)) * (0.3 + demand(pings.seconds, 0, day_type(date))), [0.45, 0.9])
+    fuller = np.digitize(
+        once(rng.random(count)) * (0.3 + demand(pings.seconds, 0, day_type(date))), [0.45, 0.9]
+    )
     nameless = {column: once(rng.random(count)) < 0.0015 for column in ("trip_id", "stop_id")}
 
     def coded(column):
         codes, values = pd.factorize(visits[column])
         return _coded(values, codes[visit], nameless.get(column))
 
-    return pa.table({
-        **{c: coded(c) for c in ("trip_id", "stop_id", "route_id", "label")}, "id": coded("vehicle_id"),
-        "direction_id": pa.array(visits.direction_id.to_numpy()[visit], pa.int32()), "current_status": _coded(STATUS, pings.status.to_numpy()),
-        "current_stop_sequence": pa.array(visits.stop_sequence.to_numpy()[visit], pa.int32()),
-        **{c: pings[c].to_numpy().round(digits) for c, digits in (("latitude", 5), ("longitude", 5), ("speed", 1))},
-        "bearing": pa.array(pings.bearing.to_numpy(), from_pandas=True).cast(pa.int32()),
-        "occupancy_status": _coded(OCCUPANCY, fuller, np.full(count, name != "bus")), "revenue": _coded(["REVENUE"], np.zeros(count)),
-        "updated_at": pa.array(updated, INSTANT), "recorded_at": pa.array(updated + once(lags(count, rng)) * 1_000_000, INSTANT)}).select(VEHICLE)
+    return pa.table(
+        {
+            **{c: coded(c) for c in ("trip_id", "stop_id", "route_id", "label")},
+            "id": coded("vehicle_id"),
+            "direction_id": pa.array(visits.direction_id.to_numpy()[visit], pa.int32()),
+            "current_status": _coded(STATUS, pings.status.to_numpy()),
+            "current_stop_sequence": pa.array(visits.stop_sequence.to_numpy()[visit], pa.int32()),
+            **{
+                c: pings[c].to_numpy().round(digits)
+                for c, digits in (("latitude", 5), ("longitude", 5), ("speed", 1))
+            },
+            "bearing": pa.array(pings.bearing.to_numpy(), from_pandas=True).cast(pa.int32()),
+            "occupancy_status": _coded(OCCUPANCY, fuller, np.full(count, name != "bus")),
+            "revenue": _coded(["REVENUE"], np.zeros(count)),
+            "updated_at": pa.array(updated, INSTANT),
+            "recorded_at": pa.array(updated + once(lags(count, rng)) * 1_000_000, INSTANT),
+        }
+    ).select(VEHICLE)
 
 # %% ../../nbs/etl/01_sample.ipynb #ea0a3eb2
 def schedule_of(
@@ -165,12 +239,26 @@ def schedule_of(
     midnight = service_midnight(pd.Series([date])).iloc[0]
     first = plan.position.to_numpy() == 0
     last = np.r_[first[1:], True]
-    instants = lambda column, absent: pa.array(midnight.value // 1000 + plan[column].to_numpy().astype(np.int64) * 1_000_000, INSTANT, mask=absent)
+    instants = lambda column, absent: pa.array(
+        midnight.value // 1000 + plan[column].to_numpy().astype(np.int64) * 1_000_000,
+        INSTANT,
+        mask=absent,
+    )
     boards = lambda absent: pa.array(absent.astype(np.int32))  # GTFS: 0 regular, 1 none
-    return pa.table({"trip_id": plan.trip_id, "stop_id": plan.stop_id, "stop_sequence": pa.array(plan.stop_sequence, pa.int32()),
-                     "arrival_time": instants("arrival_seconds", first), "departure_time": instants("departure_seconds", last),
-                     "pickup_type": boards(last), "drop_off_type": boards(first), "timepoint": plan.timepoint.astype(bool),
-                     "direction_id": pa.array(plan.direction_id, pa.int32()), "route_id": plan.route_id})
+    return pa.table(
+        {
+            "trip_id": plan.trip_id,
+            "stop_id": plan.stop_id,
+            "stop_sequence": pa.array(plan.stop_sequence, pa.int32()),
+            "arrival_time": instants("arrival_seconds", first),
+            "departure_time": instants("departure_seconds", last),
+            "pickup_type": boards(last),
+            "drop_off_type": boards(first),
+            "timepoint": plan.timepoint.astype(bool),
+            "direction_id": pa.array(plan.direction_id, pa.int32()),
+            "route_id": plan.route_id,
+        }
+    )
 
 # %% ../../nbs/etl/01_sample.ipynb #587d3df3
 def trip_table(
@@ -178,13 +266,30 @@ def trip_table(
     plans: dict[str, pd.DataFrame],  # day type → timetable
 ) -> pd.DataFrame:
     "The `trip` table: every trip of every day type, in the timetable's order"
+
     def of(kind):
         trips = plans[kind].drop_duplicates("trip_id")
-        ends = net.drop_duplicates(["pattern", "direction_id"]).set_index(["pattern", "direction_id"]).headsign
+        ends = (
+            net.drop_duplicates(["pattern", "direction_id"])
+            .set_index(["pattern", "direction_id"])
+            .headsign
+        )
         pattern = trips.pattern + "-" + trips.direction_id.astype(str)
         block = trips.groupby("pattern", sort=False).cumcount() // 8
-        return pd.DataFrame({"id": trips.trip_id, "name": "", "headsign": ends.loc[list(zip(trips.pattern, trips.direction_id))].to_numpy(), "direction_id": trips.direction_id.astype("int32"),
-                             "route_id": trips.route_id, "route_pattern_id": pattern, "service_id": f"Synthetic-{kind}", "shape_id": "shape-" + pattern, "block_id": "B" + trips.pattern + "-" + block.astype(str)})
+        return pd.DataFrame(
+            {
+                "id": trips.trip_id,
+                "name": "",
+                "headsign": ends.loc[list(zip(trips.pattern, trips.direction_id))].to_numpy(),
+                "direction_id": trips.direction_id.astype("int32"),
+                "route_id": trips.route_id,
+                "route_pattern_id": pattern,
+                "service_id": f"Synthetic-{kind}",
+                "shape_id": "shape-" + pattern,
+                "block_id": "B" + trips.pattern + "-" + block.astype(str),
+            }
+        )
+
     return pd.concat([of(kind) for kind in DAY_TYPES], ignore_index=True)
 
 
@@ -193,25 +298,59 @@ def stop_table(
 ) -> pd.DataFrame:
     "The `stop` table: platforms and bus stops, then the stations they belong to"
     stops = net.drop_duplicates("stop_id")
-    rail, alone = stops["mode"] != "bus", net.groupby("stop_id").route_id.nunique()[stops.stop_id].to_numpy() == 1
+    rail, alone = (
+        stops["mode"] != "bus",
+        net.groupby("stop_id").route_id.nunique()[stops.stop_id].to_numpy() == 1,
+    )
     platform = np.where(rail, stops.headsign, None)
     code = np.where(stops.route_id.str.startswith("Green-") & alone, stops.route_id.str[-1], None)
-    stops = pd.DataFrame({"id": stops.stop_id, "name": stops.name, "platform_name": platform, "platform_code": code, "latitude": stops.latitude, "longitude": stops.longitude,
-                          "parent_station": stops.station_id, "vehicle_type": stops["mode"].map(lambda m: MODES[m].vehicle_type).astype("Int32")})
+    stops = pd.DataFrame(
+        {
+            "id": stops.stop_id,
+            "name": stops.name,
+            "platform_name": platform,
+            "platform_code": code,
+            "latitude": stops.latitude,
+            "longitude": stops.longitude,
+            "parent_station": stops.station_id,
+            "vehicle_type": stops["mode"].map(lambda m: MODES[m].vehicle_type).astype("Int32"),
+        }
+    )
     parents = stops.dropna(subset="parent_station").drop_duplicates("parent_station")
-    return pd.concat([stops, parents.assign(id=parents.parent_station, platform_name=None, platform_code=None, parent_station=None, vehicle_type=pd.array([pd.NA] * len(parents), "Int32"))], ignore_index=True)
+    return pd.concat(
+        [
+            stops,
+            parents.assign(
+                id=parents.parent_station,
+                platform_name=None,
+                platform_code=None,
+                parent_station=None,
+                vehicle_type=pd.array([pd.NA] * len(parents), "Int32"),
+            ),
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/etl/01_sample.ipynb #1d3015b9
 VERSION = "1"  # of the simulator: raised when the same arguments give other rows
-DEFAULT_ROUTES = ["Red", "Green-B", "Mattapan", "1", "28"]  # two branches on one trunk, a street-running branch, a short line, two key buses
+# two branches on one trunk, a street-running branch, a short line, two key buses
+DEFAULT_ROUTES = ["Red", "Green-B", "Mattapan", "1", "28"]
 DEFAULT_DAYS = 14
 COLUMNS = {
-    "vehicle": """id VARCHAR, trip_id VARCHAR, stop_id VARCHAR, route_id VARCHAR, direction_id INTEGER, current_status VARCHAR, current_stop_sequence INTEGER, latitude DOUBLE,
-        longitude DOUBLE, bearing INTEGER, speed DOUBLE, occupancy_status VARCHAR, label VARCHAR, revenue VARCHAR, updated_at TIMESTAMPTZ, recorded_at TIMESTAMPTZ""",
-    "trip": """id VARCHAR, name VARCHAR, headsign VARCHAR, direction_id INTEGER, route_id VARCHAR, route_pattern_id VARCHAR, service_id VARCHAR, shape_id VARCHAR, block_id VARCHAR""",
-    "stop": """id VARCHAR, name VARCHAR, platform_name VARCHAR, platform_code VARCHAR, latitude DOUBLE, longitude DOUBLE, parent_station VARCHAR, vehicle_type INTEGER""",
-    "schedule": """trip_id VARCHAR, stop_id VARCHAR, stop_sequence INTEGER, arrival_time TIMESTAMPTZ, departure_time TIMESTAMPTZ, pickup_type INTEGER, drop_off_type INTEGER,
-        timepoint BOOLEAN, direction_id INTEGER, route_id VARCHAR""",
+    "vehicle": (
+        """id VARCHAR, trip_id VARCHAR, stop_id VARCHAR, route_id VARCHAR, direction_id INTEGER, current_status VARCHAR, current_stop_sequence INTEGER, latitude DOUBLE,
+        longitude DOUBLE, bearing INTEGER, speed DOUBLE, occupancy_status VARCHAR, label VARCHAR, revenue VARCHAR, updated_at TIMESTAMPTZ, recorded_at TIMESTAMPTZ"""
+    ),
+    "trip": (
+        """id VARCHAR, name VARCHAR, headsign VARCHAR, direction_id INTEGER, route_id VARCHAR, route_pattern_id VARCHAR, service_id VARCHAR, shape_id VARCHAR, block_id VARCHAR"""
+    ),
+    "stop": (
+        """id VARCHAR, name VARCHAR, platform_name VARCHAR, platform_code VARCHAR, latitude DOUBLE, longitude DOUBLE, parent_station VARCHAR, vehicle_type INTEGER"""
+    ),
+    "schedule": (
+        """trip_id VARCHAR, stop_id VARCHAR, stop_sequence INTEGER, arrival_time TIMESTAMPTZ, departure_time TIMESTAMPTZ, pickup_type INTEGER, drop_off_type INTEGER,
+        timepoint BOOLEAN, direction_id INTEGER, route_id VARCHAR"""
+    ),
     "about": "key VARCHAR, value VARCHAR",
 }
 
@@ -224,13 +363,28 @@ def vehicles_of(
 ) -> pa.Table:  # rows of `vehicle`, as they were recorded
     "All pings of a service date"
     truth = simulate_day(net, date, seed, plan)
-    pings = pa.concat_tables([feed_line(visits, date, seed) for _, visits in truth.groupby("line", sort=False)]).unify_dictionaries()
-    order = np.lexsort([np.arange(len(pings)), pings["updated_at"].cast("int64"), pings["recorded_at"].cast("int64")])
+    pings = pa.concat_tables(
+        [feed_line(visits, date, seed) for _, visits in truth.groupby("line", sort=False)]
+    ).unify_dictionaries()
+    order = np.lexsort(
+        [
+            np.arange(len(pings)),
+            pings["updated_at"].cast("int64"),
+            pings["recorded_at"].cast("int64"),
+        ]
+    )
     return pings.take(pa.array(order))
 
 
 def _about(days: int, routes: list[str], seed: int, start: Date) -> dict:
-    return {"synthetic": "true", "seed": str(seed), "days": str(days), "routes": ",".join(routes), "start": start.isoformat(), "version": VERSION}
+    return {
+        "synthetic": "true",
+        "seed": str(seed),
+        "days": str(days),
+        "routes": ",".join(routes),
+        "start": start.isoformat(),
+        "version": VERSION,
+    }
 
 # %% ../../nbs/etl/01_sample.ipynb #bfa49606
 def make_sample(
@@ -243,23 +397,36 @@ def make_sample(
     "Write a synthetic MBTA; the same arguments give the same rows in the same order"
     if days < 1:
         raise ValueError(f"--days is {days}; expected a whole number from 1")
-    chosen, path = list(dict.fromkeys(sorted(routes or DEFAULT_ROUTES, key=lambda r: ROUTES.index(r) if r in ROUTES else -1))), Path(path)
+    chosen, path = (
+        list(
+            dict.fromkeys(
+                sorted(
+                    routes or DEFAULT_ROUTES, key=lambda r: ROUTES.index(r) if r in ROUTES else -1
+                )
+            )
+        ),
+        Path(path),
+    )
     net = network(chosen)
     plans = {kind: timetable(net, kind) for kind in DAY_TYPES}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sample-") as folder:
-        with duckdb.connect(str(Path(folder) / "sample.duckdb"), config={"threads": 1, "memory_limit": "1GB"}) as con:
+    with atomic_path(path) as whole:
+        whole.unlink()  # DuckDB makes its own
+        with duckdb.connect(str(whole), config={"threads": 1, "memory_limit": "1GB"}) as con:
             for table, columns in COLUMNS.items():
                 con.execute(f"CREATE TABLE {table} ({columns})")
-            fill = lambda table, rows: con.register("made", rows).execute(f"INSERT INTO {table} SELECT * FROM made")
-            fill("about", pd.DataFrame(_about(days, chosen, seed, start).items(), columns=["key", "value"]))
+            fill = lambda table, rows: con.register("made", rows).execute(
+                f"INSERT INTO {table} SELECT * FROM made"
+            )
+            fill(
+                "about",
+                pd.DataFrame(_about(days, chosen, seed, start).items(), columns=["key", "value"]),
+            )
             fill("trip", trip_table(net, plans))
             fill("stop", stop_table(net))
-            for date in (start + timedelta(n) for n in range(days)):
+            for date in steps([start + timedelta(n) for n in range(days)], "simulating", "days"):
                 plan = plans[day_type(date)]
                 fill("vehicle", vehicles_of(net, date, seed, plan))
                 fill("schedule", schedule_of(plan, date))
-        os.replace(Path(folder) / "sample.duckdb", path)
     return path
 
 # %% ../../nbs/etl/01_sample.ipynb #87875088
@@ -271,7 +438,9 @@ def sample_hash(
     with duckdb.connect(str(path), read_only=True, config={"threads": 1}) as con:
         con.execute("SET timezone = 'UTC'")
         for table in COLUMNS:
-            rows = con.sql(f"SELECT md5_number_lower(CAST({table} AS VARCHAR)) AS row_hash FROM {table}").fetchnumpy()["row_hash"]
+            rows = con.sql(
+                f"SELECT md5_number_lower(CAST({table} AS VARCHAR)) AS row_hash FROM {table}"
+            ).fetchnumpy()["row_hash"]
             digest.update(table.encode() + rows.tobytes())
     return digest.hexdigest()
 
@@ -280,17 +449,25 @@ def ensure_sample(
     one: Settings,  # says where data live, and the seed
 ) -> Path:  # the sample's file
     "The default sample, made where it is absent or was made otherwise"
-    path, wanted = one.data / "sample.duckdb", _about(DEFAULT_DAYS, DEFAULT_ROUTES, one.seed, DEFAULT_START)
+    path, wanted = (
+        one.data / "sample.duckdb",
+        _about(DEFAULT_DAYS, DEFAULT_ROUTES, one.seed, DEFAULT_START),
+    )
     if path.exists():
         try:
-            with duckdb.connect(str(path), read_only=True) as con:
+            with duckdb.connect(
+                str(path), read_only=True, config={"enable_external_access": False}
+            ) as con:
                 made = dict(con.execute("SELECT key, value FROM about").fetchall())
         except duckdb.Error:
             made = {}
         if made == wanted:
             return path
         if any(made.get(key) != wanted[key] for key in ("synthetic", "days", "routes")):
-            raise ValueError(f"{path} is not the default sample, which would take its place; move it away, or use it as --source duckdb:{path}")
+            raise ValueError(
+                f"{path} is not the default sample, which would take its place; move it away, or"
+                f" use it as --source duckdb:{path}"
+            )
     return make_sample(path, seed=one.seed)
 
 # %% ../../nbs/etl/01_sample.ipynb #496036fe
@@ -299,23 +476,70 @@ def main(
 ) -> None:
     "Make a sample and say what it holds"
     one = settings()
-    parser = argparse.ArgumentParser(prog="python -m mbta_ml.etl.sample", description="Make a synthetic MBTA: the tables vehicle, trip, stop and schedule in a DuckDB file.")
-    parser.add_argument("--days", type=int, default=DEFAULT_DAYS, help="so many service dates (default: %(default)s)")
-    parser.add_argument("--routes", default=",".join(DEFAULT_ROUTES), help=f"route ids, separated by commas, or 'all', of {','.join(ROUTES)} (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=one.seed, help="the same seed gives the same rows (default: %(default)s)")
-    parser.add_argument("--start", type=Date.fromisoformat, default=DEFAULT_START, help="the first service date (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=one.data / "sample.duckdb", help="the file to write (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m mbta_ml.etl.sample",
+        description=(
+            "Make a synthetic MBTA: the tables vehicle, trip, stop and schedule in a DuckDB file."
+        ),
+    )
+    parser.add_argument(
+        "--days",
+        type=int,
+        default=DEFAULT_DAYS,
+        help="so many service dates (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--routes",
+        default=",".join(DEFAULT_ROUTES),
+        help=(
+            f"route ids, separated by commas, or 'all', of {','.join(ROUTES)} (default:"
+            " %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=one.seed,
+        help="the same seed gives the same rows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--start",
+        type=Date.fromisoformat,
+        default=DEFAULT_START,
+        help="the first service date (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=one.data / "sample.duckdb",
+        help="the file to write (default: %(default)s)",
+    )
     given = parser.parse_args(arguments)
     try:
-        path = make_sample(given.out, given.days, ROUTES if given.routes == "all" else given.routes.split(","), given.seed, given.start)
+        path = make_sample(
+            given.out,
+            given.days,
+            ROUTES if given.routes == "all" else given.routes.split(","),
+            given.seed,
+            given.start,
+        )
     except ValueError as error:
         parser.error(str(error))
     with duckdb.connect(str(path), read_only=True) as con:
-        pings, trips = con.execute("SELECT count(*), count(DISTINCT trip_id) FROM vehicle").fetchone()
-    print(f"{path}: a synthetic MBTA, {given.days} days from {given.start}, routes {given.routes}, seed {given.seed}")
-    print(f"{pings:,} pings of {trips:,} trip ids, {path.stat().st_size / 1e6:.0f} MB. Simulated, not recorded by the MBTA.")
+        pings, trips = con.execute(
+            "SELECT count(*), count(DISTINCT trip_id) FROM vehicle"
+        ).fetchone()
+    print(
+        f"{path}: a synthetic MBTA, {given.days} days from {given.start}, routes {given.routes},"
+        f" seed {given.seed}"
+    )
+    print(
+        f"{pings:,} pings of {trips:,} trip ids, {path.stat().st_size / 1e6:.0f} MB. Simulated, not"
+        " recorded by the MBTA."
+    )
 
 # %% ../../nbs/etl/01_sample.ipynb #7bbaa78d
 if __name__ == "__main__" and "__file__" in globals():  # run as a command, not in a notebook
     from mbta_ml.etl.sources import command  # it imports this module
+
     command(main)

@@ -13,12 +13,26 @@ import sqlglot
 from sqlglot import exp
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #7525ccba
-_SYNTAX = (exp.DataType, exp.From, exp.Order, exp.Parameter, exp.Select, exp.TableAlias, exp.Var, exp.With)
+_SYNTAX = (
+    exp.DataType,
+    exp.From,
+    exp.Order,
+    exp.Parameter,
+    exp.Select,
+    exp.TableAlias,
+    exp.Var,
+    exp.With,
+)
 _DETAIL = {
     exp.Cast: lambda n: n.to.sql("bigquery"),
     exp.Count: lambda n: "*" if isinstance(n.this, exp.Star) else "",
     exp.Identifier: lambda n: "quoted" if n.args.get("quoted") else "",
-    exp.Join: lambda n: " ".join(filter(None, [n.side, n.kind, "USING" if n.args.get("using") else "ON" if n.args.get("on") else ""])),
+    exp.Join: lambda n: " ".join(
+        filter(
+            None,
+            [n.side, n.kind, "USING" if n.args.get("using") else "ON" if n.args.get("on") else ""],
+        )
+    ),
     exp.Literal: lambda n: "text" if n.is_string else "whole" if n.is_int else "with a point",
     exp.Ordered: lambda n: "DESC" if n.args.get("desc") else "",
     exp.Star: lambda n: "EXCEPT" if n.args.get("except_") else "",
@@ -32,8 +46,14 @@ def constructs(
     text: str,  # a query in BigQuery's dialect
 ) -> set[str]:  # such as `Join LEFT ON` and `TimestampAdd HOUR`
     "What a query is made of"
-    nodes = [node for node in sqlglot.parse_one(text, read="bigquery").walk() if not isinstance(node, _SYNTAX)]
-    detail = lambda node: _DETAIL[type(node)](node) if type(node) in _DETAIL else str(node.args.get("unit") or "")
+    nodes = [
+        node
+        for node in sqlglot.parse_one(text, read="bigquery").walk()
+        if not isinstance(node, _SYNTAX)
+    ]
+    detail = lambda node: (
+        _DETAIL[type(node)](node) if type(node) in _DETAIL else str(node.args.get("unit") or "")
+    )
     return {f"{type(node).__name__} {detail(node)}".strip() for node in nodes}
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #02b79afe
@@ -41,6 +61,7 @@ def as_text(
     rows: list[dict],  # a query's rows, as Arrow or BigQuery's client give them
 ) -> str:  # columns parted by commas, rows by semicolons
     "An answer in one line"
+
     def said(value):
         if value is None or isinstance(value, bool):
             return {None: "NULL", True: "TRUE", False: "FALSE"}[value]
@@ -56,133 +77,643 @@ def as_text(
 CONDITIONS = {
     "And": [("SELECT NULL AND FALSE, NULL AND TRUE", "FALSE, NULL", "operators#logical_operators")],
     "Or": [("SELECT NULL OR TRUE, NULL OR FALSE", "TRUE, NULL", "operators#logical_operators")],
-    "Not": [("SELECT NOT CAST(NULL AS BOOL), NOT FALSE", "NULL, TRUE", "operators#logical_operators")],
-    "Paren": [("SELECT TRUE OR TRUE AND FALSE, (TRUE OR TRUE) AND FALSE", "TRUE, FALSE", "operators#operator_precedence")],
-    "Between": [("SELECT 2 BETWEEN 1 AND 2, 2 BETWEEN NULL AND 3, 2 BETWEEN 3 AND NULL", "TRUE, NULL, FALSE", "operators#comparison_operators")],
-    "EQ": [("SELECT CAST(NULL AS INT64) = NULL, 'a' = 'A', 'a' = 'a '", "NULL, FALSE, FALSE", "operators#comparison_operators"),
-           ("SELECT TIMESTAMP '2024-02-07 19:00:00.000001+00' = TIMESTAMP '2024-02-07 19:00:00+00'", "FALSE", "data-types#timestamp_type")],
-    "NEQ": [("SELECT 'a' <> '', NULL <> '', 'a' <> 'A'", "TRUE, NULL, TRUE", "operators#comparison_operators")],
-    "In": [("SELECT 'a' IN ('a', 'b'), NULL IN (1, 2), 3 IN (1, NULL)", "TRUE, NULL, NULL", "operators#in_operators")],
-    "GT": [("SELECT 1 > NULL, 'a' > 'B', 'é' > 'z'", "NULL, TRUE, TRUE", "collation-concepts")],  # text goes by its bytes
+    "Not": [
+        ("SELECT NOT CAST(NULL AS BOOL), NOT FALSE", "NULL, TRUE", "operators#logical_operators")
+    ],
+    "Paren": [
+        (
+            "SELECT TRUE OR TRUE AND FALSE, (TRUE OR TRUE) AND FALSE",
+            "TRUE, FALSE",
+            "operators#operator_precedence",
+        )
+    ],
+    "Between": [
+        (
+            "SELECT 2 BETWEEN 1 AND 2, 2 BETWEEN NULL AND 3, 2 BETWEEN 3 AND NULL",
+            "TRUE, NULL, FALSE",
+            "operators#comparison_operators",
+        )
+    ],
+    "EQ": [
+        (
+            "SELECT CAST(NULL AS INT64) = NULL, 'a' = 'A', 'a' = 'a '",
+            "NULL, FALSE, FALSE",
+            "operators#comparison_operators",
+        ),
+        (
+            "SELECT TIMESTAMP '2024-02-07 19:00:00.000001+00' = TIMESTAMP '2024-02-07 19:00:00+00'",
+            "FALSE",
+            "data-types#timestamp_type",
+        ),
+    ],
+    "NEQ": [
+        (
+            "SELECT 'a' <> '', NULL <> '', 'a' <> 'A'",
+            "TRUE, NULL, TRUE",
+            "operators#comparison_operators",
+        )
+    ],
+    "In": [
+        (
+            "SELECT 'a' IN ('a', 'b'), NULL IN (1, 2), 3 IN (1, NULL)",
+            "TRUE, NULL, NULL",
+            "operators#in_operators",
+        )
+    ],
+    # text goes by its bytes
+    "GT": [("SELECT 1 > NULL, 'a' > 'B', 'é' > 'z'", "NULL, TRUE, TRUE", "collation-concepts")],
     "GTE": [("SELECT 2 >= 2, NULL >= 2", "TRUE, NULL", "operators#comparison_operators")],
-    "LT": [("SELECT DATE '2024-02-07' < DATE '2024-02-08', 1 < 1", "TRUE, FALSE", "operators#comparison_operators")],
-    "LTE": [("SELECT TIMESTAMP '2024-02-07 14:00:00-05' <= TIMESTAMP '2024-02-07 19:00:00+00'", "TRUE", "data-types#timestamp_type")],
-    "Is": [("SELECT NULL IS NULL, '' IS NULL, 0 IS NOT NULL", "TRUE, FALSE, TRUE", "operators#is_operators")],
-    "Case": [("SELECT CASE WHEN NULL THEN 1 WHEN TRUE THEN 2 WHEN TRUE THEN 3 END, CASE WHEN FALSE THEN 1 END", "2, NULL", "conditional_expressions#case")],
+    "LT": [
+        (
+            "SELECT DATE '2024-02-07' < DATE '2024-02-08', 1 < 1",
+            "TRUE, FALSE",
+            "operators#comparison_operators",
+        )
+    ],
+    "LTE": [
+        (
+            "SELECT TIMESTAMP '2024-02-07 14:00:00-05' <= TIMESTAMP '2024-02-07 19:00:00+00'",
+            "TRUE",
+            "data-types#timestamp_type",
+        )
+    ],
+    "Is": [
+        (
+            "SELECT NULL IS NULL, '' IS NULL, 0 IS NOT NULL",
+            "TRUE, FALSE, TRUE",
+            "operators#is_operators",
+        )
+    ],
+    "Case": [
+        (
+            (
+                "SELECT CASE WHEN NULL THEN 1 WHEN TRUE THEN 2 WHEN TRUE THEN 3 END, CASE WHEN"
+                " FALSE THEN 1 END"
+            ),
+            "2, NULL",
+            "conditional_expressions#case",
+        )
+    ],
     "If": [("SELECT IF(NULL, 1, 2), IF(FALSE, 1, NULL)", "2, NULL", "conditional_expressions#if")],
-    "Coalesce": [("SELECT COALESCE(NULL, 2, 3), COALESCE('', 'b')", "2, ''", "conditional_expressions#coalesce")],
-    "Nullif": [("SELECT NULLIF('', ''), NULLIF(1, -1), NULLIF(NULL, 1)", "NULL, 1, NULL", "conditional_expressions#nullif")],
-    "Greatest": [("SELECT GREATEST(1, 3, 2), GREATEST(1, NULL)", "3, NULL", "mathematical_functions#greatest"),
-                 ("SELECT GREATEST(TIMESTAMP '2024-02-07 19:00:00+00', NULL)", "NULL", "mathematical_functions#greatest")],
+    "Coalesce": [
+        (
+            "SELECT COALESCE(NULL, 2, 3), COALESCE('', 'b')",
+            "2, ''",
+            "conditional_expressions#coalesce",
+        )
+    ],
+    "Nullif": [
+        (
+            "SELECT NULLIF('', ''), NULLIF(1, -1), NULLIF(NULL, 1)",
+            "NULL, 1, NULL",
+            "conditional_expressions#nullif",
+        )
+    ],
+    "Greatest": [
+        (
+            "SELECT GREATEST(1, 3, 2), GREATEST(1, NULL)",
+            "3, NULL",
+            "mathematical_functions#greatest",
+        ),
+        (
+            "SELECT GREATEST(TIMESTAMP '2024-02-07 19:00:00+00', NULL)",
+            "NULL",
+            "mathematical_functions#greatest",
+        ),
+    ],
+    "Least": [("SELECT LEAST(1, 3, 2), LEAST(1, NULL)", "1, NULL", "mathematical_functions#least")],
 }
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #26e91822
 NAMES = {
-    "Concat": [("SELECT CONCAT('trip', '|', ''), CONCAT('a', NULL)", "'trip|', NULL", "string_functions#concat")],
-    "Cast STRING": [("SELECT CAST(NULL AS STRING), CAST('é' AS STRING)", "NULL, 'é'", "conversion_functions#cast_as_string")],
+    "Concat": [
+        (
+            "SELECT CONCAT('trip', '|', ''), CONCAT('a', NULL)",
+            "'trip|', NULL",
+            "string_functions#concat",
+        )
+    ],
+    "Cast STRING": [
+        (
+            "SELECT CAST(NULL AS STRING), CAST('é' AS STRING)",
+            "NULL, 'é'",
+            "conversion_functions#cast_as_string",
+        ),
+        (
+            "SELECT CAST(TRUE AS STRING), CAST(FALSE AS STRING)",
+            "'true', 'false'",
+            "conversion_functions#cast_as_string",
+        ),
+    ],
     "Cast INT64": [("SELECT CAST(NULL AS INT64)", "NULL", "conversion_functions#cast_as_integer")],
-    "Cast FLOAT64": [("SELECT CAST(NULL AS FLOAT64), CAST('2.5' AS FLOAT64)", "NULL, 2.5", "conversion_functions#cast_as_floating_point")],
+    "Cast FLOAT64": [
+        (
+            "SELECT CAST(NULL AS FLOAT64), CAST('2.5' AS FLOAT64)",
+            "NULL, 2.5",
+            "conversion_functions#cast_as_floating_point",
+        )
+    ],
     "Cast BOOL": [("SELECT CAST(NULL AS BOOL)", "NULL", "conversion_functions#cast_as_bool")],
     "Boolean": [("SELECT TRUE, FALSE", "TRUE, FALSE", "lexical#literals")],
     "Null": [("SELECT NULL", "NULL", "data-types#nullable_data_types")],
     "Literal whole": [("SELECT 7, 3000000000", "7, 3000000000", "lexical#integer_literals")],
-    "Literal text": [(r"SELECT 'it\'s', 'a\\b', '-- no comment', ''", r""""it's", 'a\\b', '-- no comment', ''""", "lexical#string_and_bytes_literals")],
+    "Literal text": [
+        (
+            r"SELECT 'it\'s', 'a\\b', '-- no comment', ''",
+            r""""it's", 'a\\b', '-- no comment', ''""",
+            "lexical#string_and_bytes_literals",
+        )
+    ],
     "Add": [("SELECT 2 + 3 * 4, NULL + 1", "14, NULL", "operators#arithmetic_operators")],
     "Sub": [("SELECT 2 - 3 - 4", "-5", "operators#arithmetic_operators")],
-    "Mul": [("SELECT UNIX_DATE(DATE '2024-02-07') * 86400000000", "1707264000000000", "operators#arithmetic_operators")],
+    "Mul": [
+        (
+            "SELECT UNIX_DATE(DATE '2024-02-07') * 86400000000",
+            "1707264000000000",
+            "operators#arithmetic_operators",
+        )
+    ],
     "Neg": [("SELECT -1, -(-1)", "-1, 1", "operators#arithmetic_operators")],
-    "Identifier": [("SELECT leading, position, one, other FROM (SELECT 1 AS leading, 2 AS position, 3 AS one, 4 AS other)", "1, 2, 3, 4", "lexical#reserved_keywords")],
-    "Identifier quoted": [("SELECT `from` FROM (SELECT 1 AS `from`)", "1", "lexical#quoted_identifiers")],
+    "Identifier": [
+        (
+            (
+                "SELECT leading, position, one, other FROM (SELECT 1 AS leading, 2 AS position, 3"
+                " AS one, 4 AS other)"
+            ),
+            "1, 2, 3, 4",
+            "lexical#reserved_keywords",
+        )
+    ],
+    "Identifier quoted": [
+        ("SELECT `from` FROM (SELECT 1 AS `from`)", "1", "lexical#quoted_identifiers")
+    ],
     "Column": [("SELECT Trip_ID FROM (SELECT 'a' AS trip_id)", "'a'", "lexical#case_sensitivity")],
-    "Alias": [("SELECT x + 1 AS x, x AS y FROM (SELECT 1 AS x)", "2, 1", "query-syntax#alias_visibility"),
-              ("SELECT 2 AS x FROM (SELECT 1 AS x) WHERE x = 1", "2", "query-syntax#alias_visibility"),
-              ("SELECT NULLIF(x, '') AS x FROM (SELECT 'a' AS x UNION ALL SELECT '') ORDER BY x", "NULL; 'a'", "query-syntax#alias_visibility")],
-    "Table": [("WITH t AS (SELECT 1 AS x) SELECT one.x, other.x AS y FROM t AS one CROSS JOIN t AS other", "1, 1", "query-syntax#range_variables")],
-    "CTE": [("WITH a AS (SELECT 1 AS x), b AS (WITH a AS (SELECT 2 AS x) SELECT x FROM a) SELECT a.x, b.x AS y FROM a CROSS JOIN b", "1, 2", "query-syntax#cte_rules")],
-    "Subquery": [("SELECT (SELECT x FROM (SELECT 1 AS x) WHERE x > 1)", "NULL", "subqueries#scalar_subquery_concepts")],
-    "Star": [("SELECT *, x + y AS z FROM (SELECT 1 AS x, 2 AS y)", "1, 2, 3", "query-syntax#select_list")],
-    "Star EXCEPT": [("SELECT * EXCEPT (x), -x AS x FROM (SELECT 1 AS x, 2 AS y)", "2, -1", "query-syntax#select_except")],
+    "Alias": [
+        ("SELECT x + 1 AS x, x AS y FROM (SELECT 1 AS x)", "2, 1", "query-syntax#alias_visibility"),
+        ("SELECT 2 AS x FROM (SELECT 1 AS x) WHERE x = 1", "2", "query-syntax#alias_visibility"),
+        (
+            "SELECT NULLIF(x, '') AS x FROM (SELECT 'a' AS x UNION ALL SELECT '') ORDER BY x",
+            "NULL; 'a'",
+            "query-syntax#alias_visibility",
+        ),
+    ],
+    "Table": [
+        (
+            (
+                "WITH t AS (SELECT 1 AS x) SELECT one.x, other.x AS y FROM t AS one CROSS JOIN t AS"
+                " other"
+            ),
+            "1, 1",
+            "query-syntax#range_variables",
+        )
+    ],
+    "CTE": [
+        (
+            (
+                "WITH a AS (SELECT 1 AS x), b AS (WITH a AS (SELECT 2 AS x) SELECT x FROM a) SELECT"
+                " a.x, b.x AS y FROM a CROSS JOIN b"
+            ),
+            "1, 2",
+            "query-syntax#cte_rules",
+        )
+    ],
+    "Subquery": [
+        (
+            "SELECT (SELECT x FROM (SELECT 1 AS x) WHERE x > 1)",
+            "NULL",
+            "subqueries#scalar_subquery_concepts",
+        )
+    ],
+    "Star": [
+        ("SELECT *, x + y AS z FROM (SELECT 1 AS x, 2 AS y)", "1, 2, 3", "query-syntax#select_list")
+    ],
+    "Star EXCEPT": [
+        (
+            "SELECT * EXCEPT (x), -x AS x FROM (SELECT 1 AS x, 2 AS y)",
+            "2, -1",
+            "query-syntax#select_except",
+        )
+    ],
 }
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #c7500cba
 INSTANTS = {
-    "Cast TIMESTAMP": [("SELECT TIMESTAMP '2024-03-10 03:30:00.123456-04:00', TIMESTAMP '2024-03-10 07:30:00'",
-                        "2024-03-10 07:30:00.123456+00:00, 2024-03-10 07:30:00+00:00", "lexical#timestamp_literals")],
-    "Cast DATE": [("SELECT CAST(DATETIME '2024-02-07 23:59:59' AS DATE), DATE '2024-02-29'", "2024-02-07, 2024-02-29", "conversion_functions#cast_as_date")],
-    "Date": [("SELECT DATE(DATETIME '2024-03-10 23:30:00'), DATE(DATETIME '2024-03-10 00:00:00')", "2024-03-10, 2024-03-10", "date_functions#date")],
-    "UnixDate": [("SELECT UNIX_DATE(DATE '2008-12-25'), UNIX_DATE(DATE '1969-12-31')", "14238, -1", "date_functions#unix_date")],
-    "IntDiv": [("SELECT DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 06:00:00+00'), 21600000000), DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 05:59:59.999999+00'), 21600000000), DIV(-7, 2), DIV(NULL, 2)",
-                "79169, 79168, -3, NULL", "mathematical_functions#div")],
-    "UnixMicros": [("SELECT UNIX_MICROS(TIMESTAMP '2024-03-10 07:30:01.123456+00'), UNIX_MICROS(TIMESTAMP '1969-12-31 23:59:59.999999+00')",
-                    "1710055801123456, -1", "timestamp_functions#unix_micros")],
-    "DateAdd DAY": [("SELECT CAST(DATE_ADD(day, INTERVAL later DAY) AS DATE) FROM (SELECT DATE '2024-02-29' AS day, 1 AS later UNION ALL SELECT DATE '2024-03-01', -1) ORDER BY 1",
-                     "2024-02-29; 2024-03-01", "date_functions#date_add")],
-    "DateSub DAY": [("SELECT CAST(DATE_SUB(DATE '2024-01-01', INTERVAL 1 DAY) AS DATE), CAST(DATE_SUB(CAST(NULL AS DATE), INTERVAL 1 DAY) AS DATE)", "2023-12-31, NULL", "date_functions#date_sub")],
-    "Datetime": [("SELECT DATETIME(TIMESTAMP '2024-03-10 06:59:59.999999+00', 'America/New_York'), DATETIME(TIMESTAMP '2024-03-10 07:00:00+00', 'America/New_York')",
-                  "2024-03-10 01:59:59.999999, 2024-03-10 03:00:00", "datetime_functions#datetime"),
-                 ("SELECT DATETIME(TIMESTAMP '2024-11-03 05:30:00+00', 'America/New_York'), DATETIME(TIMESTAMP '2024-11-03 06:30:00+00', 'America/New_York')",
-                  "2024-11-03 01:30:00, 2024-11-03 01:30:00", "datetime_functions#datetime")],
-    "DatetimeSub HOUR": [("SELECT DATETIME_SUB(DATETIME '2024-03-10 03:00:00', INTERVAL 3 HOUR), DATETIME_SUB(DATETIME '2024-03-10 01:59:59', INTERVAL 3 HOUR)",
-                          "2024-03-10 00:00:00, 2024-03-09 22:59:59", "datetime_functions#datetime_sub")],
-    "TimestampAdd HOUR": [("SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-10 06:30:00+00', INTERVAL 6 HOUR)", "2024-03-10 12:30:00+00:00", "timestamp_functions#timestamp_add")],
-    "TimestampSub HOUR": [("SELECT TIMESTAMP_SUB(TIMESTAMP '2024-11-03 12:30:00+00', INTERVAL 6 HOUR), TIMESTAMP_SUB(CAST(NULL AS TIMESTAMP), INTERVAL 6 HOUR)",
-                           "2024-11-03 06:30:00+00:00, NULL", "timestamp_functions#timestamp_sub")],
-    "TimestampAdd DAY": [("SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-09 17:00:00+00', INTERVAL 1 DAY), TIMESTAMP_ADD(CAST(NULL AS TIMESTAMP), INTERVAL 3 DAY)", "2024-03-10 17:00:00+00:00, NULL",
-                          "timestamp_functions#timestamp_add")],  # 24 hours, whatever Boston's clocks do
-    "TimestampSub DAY": [("SELECT TIMESTAMP_SUB(TIMESTAMP '2024-03-01 00:00:00+00', INTERVAL 1 DAY)", "2024-02-29 00:00:00+00:00", "timestamp_functions#timestamp_sub")],
-    "StartsWith": [("SELECT STARTS_WITH('ADDED-1', 'ADDED-'), STARTS_WITH('added-1', 'ADDED-'), STARTS_WITH(NULL, 'a')", "TRUE, FALSE, NULL", "string_functions#starts_with")],
+    "Cast TIMESTAMP": [
+        (
+            "SELECT TIMESTAMP '2024-03-10 03:30:00.123456-04:00', TIMESTAMP '2024-03-10 07:30:00'",
+            "2024-03-10 07:30:00.123456+00:00, 2024-03-10 07:30:00+00:00",
+            "lexical#timestamp_literals",
+        )
+    ],
+    "Cast DATE": [
+        (
+            "SELECT CAST(DATETIME '2024-02-07 23:59:59' AS DATE), DATE '2024-02-29'",
+            "2024-02-07, 2024-02-29",
+            "conversion_functions#cast_as_date",
+        )
+    ],
+    "Date": [
+        (
+            "SELECT DATE(DATETIME '2024-03-10 23:30:00'), DATE(DATETIME '2024-03-10 00:00:00')",
+            "2024-03-10, 2024-03-10",
+            "date_functions#date",
+        )
+    ],
+    "UnixDate": [
+        (
+            "SELECT UNIX_DATE(DATE '2008-12-25'), UNIX_DATE(DATE '1969-12-31')",
+            "14238, -1",
+            "date_functions#unix_date",
+        )
+    ],
+    "IntDiv": [
+        (
+            (
+                "SELECT DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 06:00:00+00'), 21600000000),"
+                " DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 05:59:59.999999+00'), 21600000000), DIV(-7,"
+                " 2), DIV(NULL, 2)"
+            ),
+            "79169, 79168, -3, NULL",
+            "mathematical_functions#div",
+        )
+    ],
+    "UnixMicros": [
+        (
+            (
+                "SELECT UNIX_MICROS(TIMESTAMP '2024-03-10 07:30:01.123456+00'),"
+                " UNIX_MICROS(TIMESTAMP '1969-12-31 23:59:59.999999+00')"
+            ),
+            "1710055801123456, -1",
+            "timestamp_functions#unix_micros",
+        )
+    ],
+    "DateAdd DAY": [
+        (
+            (
+                "SELECT CAST(DATE_ADD(day, INTERVAL later DAY) AS DATE) FROM (SELECT DATE"
+                " '2024-02-29' AS day, 1 AS later UNION ALL SELECT DATE '2024-03-01', -1) ORDER"
+                " BY 1"
+            ),
+            "2024-02-29; 2024-03-01",
+            "date_functions#date_add",
+        )
+    ],
+    "DateSub DAY": [
+        (
+            (
+                "SELECT CAST(DATE_SUB(DATE '2024-01-01', INTERVAL 1 DAY) AS DATE),"
+                " CAST(DATE_SUB(CAST(NULL AS DATE), INTERVAL 1 DAY) AS DATE)"
+            ),
+            "2023-12-31, NULL",
+            "date_functions#date_sub",
+        )
+    ],
+    "Datetime": [
+        (
+            (
+                "SELECT DATETIME(TIMESTAMP '2024-03-10 06:59:59.999999+00', 'America/New_York'),"
+                " DATETIME(TIMESTAMP '2024-03-10 07:00:00+00', 'America/New_York')"
+            ),
+            "2024-03-10 01:59:59.999999, 2024-03-10 03:00:00",
+            "datetime_functions#datetime",
+        ),
+        (
+            (
+                "SELECT DATETIME(TIMESTAMP '2024-11-03 05:30:00+00', 'America/New_York'),"
+                " DATETIME(TIMESTAMP '2024-11-03 06:30:00+00', 'America/New_York')"
+            ),
+            "2024-11-03 01:30:00, 2024-11-03 01:30:00",
+            "datetime_functions#datetime",
+        ),
+    ],
+    "DatetimeSub HOUR": [
+        (
+            (
+                "SELECT DATETIME_SUB(DATETIME '2024-03-10 03:00:00', INTERVAL 3 HOUR),"
+                " DATETIME_SUB(DATETIME '2024-03-10 01:59:59', INTERVAL 3 HOUR)"
+            ),
+            "2024-03-10 00:00:00, 2024-03-09 22:59:59",
+            "datetime_functions#datetime_sub",
+        )
+    ],
+    "TimestampAdd MINUTE": [
+        (
+            "SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-10 06:58:00+00', INTERVAL 5 MINUTE)",
+            "2024-03-10 07:03:00+00:00",
+            "timestamp_functions#timestamp_add",
+        )
+    ],
+    "TimestampAdd HOUR": [
+        (
+            "SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-10 06:30:00+00', INTERVAL 6 HOUR)",
+            "2024-03-10 12:30:00+00:00",
+            "timestamp_functions#timestamp_add",
+        )
+    ],
+    "TimestampSub HOUR": [
+        (
+            (
+                "SELECT TIMESTAMP_SUB(TIMESTAMP '2024-11-03 12:30:00+00', INTERVAL 6 HOUR),"
+                " TIMESTAMP_SUB(CAST(NULL AS TIMESTAMP), INTERVAL 6 HOUR)"
+            ),
+            "2024-11-03 06:30:00+00:00, NULL",
+            "timestamp_functions#timestamp_sub",
+        )
+    ],
+    "TimestampAdd DAY": [
+        (
+            (
+                "SELECT TIMESTAMP_ADD(TIMESTAMP '2024-03-09 17:00:00+00', INTERVAL 1 DAY),"
+                " TIMESTAMP_ADD(CAST(NULL AS TIMESTAMP), INTERVAL 3 DAY)"
+            ),
+            "2024-03-10 17:00:00+00:00, NULL",
+            # 24 hours, whatever Boston's clocks do
+            "timestamp_functions#timestamp_add",
+        )
+    ],
+    "TimestampSub DAY": [
+        (
+            "SELECT TIMESTAMP_SUB(TIMESTAMP '2024-03-01 00:00:00+00', INTERVAL 1 DAY)",
+            "2024-02-29 00:00:00+00:00",
+            "timestamp_functions#timestamp_sub",
+        )
+    ],
+    "Abs": [("SELECT ABS(-3), ABS(3), ABS(NULL)", "3, 3, NULL", "mathematical_functions#abs")],
+    "RegexpLike": [
+        (
+            (
+                "SELECT REGEXP_CONTAINS('08:00:00', '^[0-9][0-9]+:'), REGEXP_CONTAINS('8:00',"
+                " '^[0-9][0-9]+:')"
+            ),
+            "TRUE, FALSE",
+            "string_functions#regexp_contains",
+        ),
+        (
+            "SELECT REGEXP_CONTAINS('a1b', '[0-9]'), REGEXP_CONTAINS(NULL, 'a')",
+            "TRUE, NULL",
+            "string_functions#regexp_contains",
+        ),
+    ],
+    "StartsWith": [
+        (
+            (
+                "SELECT STARTS_WITH('ADDED-1', 'ADDED-'), STARTS_WITH('added-1', 'ADDED-'),"
+                " STARTS_WITH(NULL, 'a')"
+            ),
+            "TRUE, FALSE, NULL",
+            "string_functions#starts_with",
+        )
+    ],
 }
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #23efd219
 ROWS = {
-    "Where": [("SELECT x FROM (SELECT 1 AS x UNION ALL SELECT NULL) WHERE x > 0", "1", "query-syntax#where_clause")],
-    "Ordered": [("SELECT x FROM (SELECT 1 AS x UNION ALL SELECT NULL UNION ALL SELECT 0) ORDER BY x", "NULL; 0; 1", "query-syntax#order_by_clause"),
-                ("SELECT x FROM (SELECT 'a' AS x UNION ALL SELECT 'B' UNION ALL SELECT 'é' UNION ALL SELECT '') ORDER BY x", "''; 'B'; 'a'; 'é'", "collation-concepts")],
-    "Distinct": [("SELECT DISTINCT x FROM (SELECT NULL AS x UNION ALL SELECT NULL UNION ALL SELECT 1) ORDER BY x", "NULL; 1", "query-syntax#select_distinct")],
-    "Group": [("SELECT x, COUNT(*) AS n FROM (SELECT NULL AS x UNION ALL SELECT NULL UNION ALL SELECT 'a' UNION ALL SELECT 'A') GROUP BY x ORDER BY x", "NULL, 2; 'A', 1; 'a', 1", "query-syntax#group_by_clause")],
-    "Union ALL": [("SELECT 1 AS x, 'a' AS y UNION ALL SELECT 1, NULL UNION ALL SELECT 1, 'a' ORDER BY y", "1, NULL; 1, 'a'; 1, 'a'", "query-syntax#union"),
-                  ("SELECT 1 AS x UNION ALL SELECT CAST('0.5' AS FLOAT64) ORDER BY x", "0.5; 1.0", "conversion_rules#supertypes")],
-    "Join ON": [("SELECT a.x FROM (SELECT 1 AS x UNION ALL SELECT NULL) AS a JOIN (SELECT 1 AS x UNION ALL SELECT NULL) AS b ON a.x = b.x", "1", "query-syntax#join_types")],
-    "Join USING": [("SELECT x, y, z FROM (SELECT 1 AS x, 2 AS y) JOIN (SELECT 1 AS x, 3 AS z UNION ALL SELECT NULL, 4) USING (x)", "1, 2, 3", "query-syntax#using_clause")],
-    "Join LEFT ON": [("SELECT a.x, b.y FROM (SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT NULL) AS a LEFT JOIN (SELECT 1 AS x, 3 AS y UNION ALL SELECT NULL, 4) AS b ON a.x = b.x ORDER BY a.x",
-                      "NULL, NULL; 1, 3; 2, NULL", "query-syntax#join_types")],
-    "Join CROSS": [("SELECT a.x, b.y FROM (SELECT 1 AS x) AS a CROSS JOIN (SELECT 3 AS y UNION ALL SELECT 4) AS b ORDER BY y", "1, 3; 1, 4", "query-syntax#join_types")],
-    "Count": [("SELECT COUNT(x), COUNT(IF(NOT (x > 1), 1, NULL)) FROM (SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT NULL)", "2, 1", "aggregate_functions#count")],
-    "Count *": [("SELECT COUNT(*) FROM (SELECT NULL AS x UNION ALL SELECT 1)", "2", "aggregate_functions#count"),
-                ("SELECT COUNT(*) FROM (SELECT 1 AS x) WHERE x > 1", "0", "aggregate_functions#count")],
-    "Min": [("SELECT MIN(x), MIN(y) FROM (SELECT 'b' AS x, TRUE AS y UNION ALL SELECT 'B', FALSE UNION ALL SELECT NULL, NULL)", "'B', FALSE", "aggregate_functions#min"),
-            ("SELECT MIN(x) FROM (SELECT 1 AS x) WHERE x > 1", "NULL", "aggregate_functions#min")],
-    "Max": [("SELECT MAX(x) FROM (SELECT TIMESTAMP '2024-02-07 19:00:00.000001+00' AS x UNION ALL SELECT TIMESTAMP '2024-02-07 19:00:00+00' UNION ALL SELECT NULL)",
-             "2024-02-07 19:00:00.000001+00:00", "aggregate_functions#max")],
-    "Sum": [("SELECT SUM(x), SUM(IF(x > 5, 1, 0)) FROM (SELECT 1 AS x UNION ALL SELECT NULL)", "1, 0", "aggregate_functions#sum"),
-            ("SELECT SUM(x) FROM (SELECT 1 AS x) WHERE x > 1", "NULL", "aggregate_functions#sum")],
+    "Where": [
+        (
+            "SELECT x FROM (SELECT 1 AS x UNION ALL SELECT NULL) WHERE x > 0",
+            "1",
+            "query-syntax#where_clause",
+        )
+    ],
+    "Ordered": [
+        (
+            "SELECT x FROM (SELECT 1 AS x UNION ALL SELECT NULL UNION ALL SELECT 0) ORDER BY x",
+            "NULL; 0; 1",
+            "query-syntax#order_by_clause",
+        ),
+        (
+            (
+                "SELECT x FROM (SELECT 'a' AS x UNION ALL SELECT 'B' UNION ALL SELECT 'é' UNION ALL"
+                " SELECT '') ORDER BY x"
+            ),
+            "''; 'B'; 'a'; 'é'",
+            "collation-concepts",
+        ),
+    ],
+    "Distinct": [
+        (
+            (
+                "SELECT DISTINCT x FROM (SELECT NULL AS x UNION ALL SELECT NULL UNION ALL SELECT 1)"
+                " ORDER BY x"
+            ),
+            "NULL; 1",
+            "query-syntax#select_distinct",
+        )
+    ],
+    "Group": [
+        (
+            (
+                "SELECT x, COUNT(*) AS n FROM (SELECT NULL AS x UNION ALL SELECT NULL UNION ALL"
+                " SELECT 'a' UNION ALL SELECT 'A') GROUP BY x ORDER BY x"
+            ),
+            "NULL, 2; 'A', 1; 'a', 1",
+            "query-syntax#group_by_clause",
+        )
+    ],
+    "Union ALL": [
+        (
+            "SELECT 1 AS x, 'a' AS y UNION ALL SELECT 1, NULL UNION ALL SELECT 1, 'a' ORDER BY y",
+            "1, NULL; 1, 'a'; 1, 'a'",
+            "query-syntax#union",
+        ),
+        (
+            "SELECT 1 AS x UNION ALL SELECT CAST('0.5' AS FLOAT64) ORDER BY x",
+            "0.5; 1.0",
+            "conversion_rules#supertypes",
+        ),
+    ],
+    "Join ON": [
+        (
+            (
+                "SELECT a.x FROM (SELECT 1 AS x UNION ALL SELECT NULL) AS a JOIN (SELECT 1 AS x"
+                " UNION ALL SELECT NULL) AS b ON a.x = b.x"
+            ),
+            "1",
+            "query-syntax#join_types",
+        )
+    ],
+    "Join USING": [
+        (
+            (
+                "SELECT x, y, z FROM (SELECT 1 AS x, 2 AS y) JOIN (SELECT 1 AS x, 3 AS z UNION ALL"
+                " SELECT NULL, 4) USING (x)"
+            ),
+            "1, 2, 3",
+            "query-syntax#using_clause",
+        )
+    ],
+    "Join LEFT ON": [
+        (
+            (
+                "SELECT a.x, b.y FROM (SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT NULL) AS a"
+                " LEFT JOIN (SELECT 1 AS x, 3 AS y UNION ALL SELECT NULL, 4) AS b ON a.x = b.x"
+                " ORDER BY a.x"
+            ),
+            "NULL, NULL; 1, 3; 2, NULL",
+            "query-syntax#join_types",
+        )
+    ],
+    "Join CROSS": [
+        (
+            (
+                "SELECT a.x, b.y FROM (SELECT 1 AS x) AS a CROSS JOIN (SELECT 3 AS y UNION ALL"
+                " SELECT 4) AS b ORDER BY y"
+            ),
+            "1, 3; 1, 4",
+            "query-syntax#join_types",
+        )
+    ],
+    "Count": [
+        (
+            (
+                "SELECT COUNT(x), COUNT(IF(NOT (x > 1), 1, NULL)) FROM (SELECT 1 AS x UNION ALL"
+                " SELECT 2 UNION ALL SELECT NULL)"
+            ),
+            "2, 1",
+            "aggregate_functions#count",
+        )
+    ],
+    "Count *": [
+        (
+            "SELECT COUNT(*) FROM (SELECT NULL AS x UNION ALL SELECT 1)",
+            "2",
+            "aggregate_functions#count",
+        ),
+        ("SELECT COUNT(*) FROM (SELECT 1 AS x) WHERE x > 1", "0", "aggregate_functions#count"),
+    ],
+    "Min": [
+        (
+            (
+                "SELECT MIN(x), MIN(y) FROM (SELECT 'b' AS x, TRUE AS y UNION ALL SELECT 'B', FALSE"
+                " UNION ALL SELECT NULL, NULL)"
+            ),
+            "'B', FALSE",
+            "aggregate_functions#min",
+        ),
+        ("SELECT MIN(x) FROM (SELECT 1 AS x) WHERE x > 1", "NULL", "aggregate_functions#min"),
+    ],
+    "Max": [
+        (
+            (
+                "SELECT MAX(x) FROM (SELECT TIMESTAMP '2024-02-07 19:00:00.000001+00' AS x UNION"
+                " ALL SELECT TIMESTAMP '2024-02-07 19:00:00+00' UNION ALL SELECT NULL)"
+            ),
+            "2024-02-07 19:00:00.000001+00:00",
+            "aggregate_functions#max",
+        )
+    ],
+    "Sum": [
+        (
+            "SELECT SUM(x), SUM(IF(x > 5, 1, 0)) FROM (SELECT 1 AS x UNION ALL SELECT NULL)",
+            "1, 0",
+            "aggregate_functions#sum",
+        ),
+        ("SELECT SUM(x) FROM (SELECT 1 AS x) WHERE x > 1", "NULL", "aggregate_functions#sum"),
+    ],
 }
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #691412d4
 _THREE = "(SELECT 'a' AS trip, NULL AS x UNION ALL SELECT 'a', 3 UNION ALL SELECT 'a', 5)"
 _ALONG = "PARTITION BY trip ORDER BY x"
 WINDOWS = {
-    "RowNumber": [(f"SELECT x, ROW_NUMBER() OVER ({_ALONG}) AS n FROM {_THREE} ORDER BY n", "NULL, 1; 3, 2; 5, 3", "numbering_functions#row_number")],
-    "Lag": [(f"SELECT x, LAG(x) OVER ({_ALONG}) AS before FROM {_THREE} ORDER BY x", "NULL, NULL; 3, NULL; 5, 3", "navigation_functions#lag")],
-    "Qualify": [(f"SELECT x FROM {_THREE} WHERE TRUE QUALIFY MAX(x) OVER ({_ALONG}) > 3", "5", "query-syntax#qualify_clause"),
-                (f"SELECT x FROM {_THREE} WHERE TRUE QUALIFY COALESCE(x < MAX(x) OVER (PARTITION BY trip), FALSE)", "3", "query-syntax#qualify_clause")],
+    "RowNumber": [
+        (
+            f"SELECT x, ROW_NUMBER() OVER ({_ALONG}) AS n FROM {_THREE} ORDER BY n",
+            "NULL, 1; 3, 2; 5, 3",
+            "numbering_functions#row_number",
+        )
+    ],
+    "Lag": [
+        (
+            f"SELECT x, LAG(x) OVER ({_ALONG}) AS before FROM {_THREE} ORDER BY x",
+            "NULL, NULL; 3, NULL; 5, 3",
+            "navigation_functions#lag",
+        )
+    ],
+    "Qualify": [
+        (
+            f"SELECT x FROM {_THREE} WHERE TRUE QUALIFY MAX(x) OVER ({_ALONG}) > 3",
+            "5",
+            "query-syntax#qualify_clause",
+        ),
+        (
+            (
+                f"SELECT x FROM {_THREE} WHERE TRUE QUALIFY COALESCE(x < MAX(x) OVER (PARTITION BY"
+                " trip), FALSE)"
+            ),
+            "3",
+            "query-syntax#qualify_clause",
+        ),
+    ],
     "WindowSpec ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW": [
-        (f"SELECT x, SUM(IF(x > 3, 1, 0)) OVER ({_ALONG} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS n FROM {_THREE} ORDER BY x", "NULL, 0; 3, 0; 5, 1", "window-function-calls#def_window_frame")],
+        (
+            (
+                f"SELECT x, SUM(IF(x > 3, 1, 0)) OVER ({_ALONG} ROWS BETWEEN UNBOUNDED PRECEDING"
+                f" AND CURRENT ROW) AS n FROM {_THREE} ORDER BY x"
+            ),
+            "NULL, 0; 3, 0; 5, 1",
+            "window-function-calls#def_window_frame",
+        )
+    ],
     "WindowSpec ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING": [
-        (f"SELECT x, MIN(x) OVER ({_ALONG} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS n FROM {_THREE} ORDER BY x", "NULL, NULL; 3, NULL; 5, 3", "window-function-calls#def_window_frame")],
+        (
+            (
+                f"SELECT x, MIN(x) OVER ({_ALONG} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+                f" AS n FROM {_THREE} ORDER BY x"
+            ),
+            "NULL, NULL; 3, NULL; 5, 3",
+            "window-function-calls#def_window_frame",
+        )
+    ],
     "WindowSpec ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING": [
-        (f"SELECT x, MIN(x) OVER ({_ALONG} ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS n FROM {_THREE} ORDER BY x", "NULL, 3; 3, 5; 5, NULL", "window-function-calls#def_window_frame")],
+        (
+            (
+                f"SELECT x, MIN(x) OVER ({_ALONG} ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)"
+                f" AS n FROM {_THREE} ORDER BY x"
+            ),
+            "NULL, 3; 3, 5; 5, NULL",
+            "window-function-calls#def_window_frame",
+        )
+    ],
 }
 WINDOWS |= {
-    "Window RowNumber": WINDOWS["RowNumber"], "Window Lag": WINDOWS["Lag"], "Window Sum": WINDOWS["WindowSpec ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"],
-    "Window Min": [("SELECT x, MIN(x) OVER (PARTITION BY trip) AS n FROM (SELECT NULL AS trip, 2 AS x UNION ALL SELECT NULL, 1 UNION ALL SELECT 'a', 3) ORDER BY x", "1, 1; 2, 1; 3, 3", "window-function-calls#def_window_spec")],
-    "Window Count": [("SELECT x, COUNT(*) OVER (PARTITION BY x) AS n FROM (SELECT 1 AS x, 1 AS y UNION ALL SELECT 1, 1 UNION ALL SELECT 1, 2 UNION ALL SELECT 3, 3) GROUP BY x, y ORDER BY x",
-                      "1, 2; 1, 2; 3, 1", "window-function-calls#def_window_spec")],  # it counts groups, not the rows in them
-    "Window Max": [(f"SELECT x, MAX(x) OVER (PARTITION BY trip) AS n FROM {_THREE} ORDER BY x", "NULL, 5; 3, 5; 5, 5", "window-function-calls#def_window_spec")],
+    "Window RowNumber": WINDOWS["RowNumber"],
+    "Window Lag": WINDOWS["Lag"],
+    "Window Sum": WINDOWS["WindowSpec ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"],
+    "Window Min": [
+        (
+            (
+                "SELECT x, MIN(x) OVER (PARTITION BY trip) AS n FROM (SELECT NULL AS trip, 2 AS x"
+                " UNION ALL SELECT NULL, 1 UNION ALL SELECT 'a', 3) ORDER BY x"
+            ),
+            "1, 1; 2, 1; 3, 3",
+            "window-function-calls#def_window_spec",
+        )
+    ],
+    "Window Count": [
+        (
+            (
+                "SELECT x, COUNT(*) OVER (PARTITION BY x) AS n FROM (SELECT 1 AS x, 1 AS y UNION"
+                " ALL SELECT 1, 1 UNION ALL SELECT 1, 2 UNION ALL SELECT 3, 3) GROUP BY x, y ORDER"
+                " BY x"
+            ),
+            # it counts groups, not the rows in them
+            "1, 2; 1, 2; 3, 1",
+            "window-function-calls#def_window_spec",
+        )
+    ],
+    "Window Max": [
+        (
+            f"SELECT x, MAX(x) OVER (PARTITION BY trip) AS n FROM {_THREE} ORDER BY x",
+            "NULL, 5; 3, 5; 5, 5",
+            "window-function-calls#def_window_spec",
+        )
+    ],
 }
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #bfc2ea08
-CASES = {**CONDITIONS, **NAMES, **INSTANTS, **ROWS, **WINDOWS}  # construct → queries, the manual's answer, the page that gives it
+# construct → queries, the manual's answer, the page that gives it
+CASES = {**CONDITIONS, **NAMES, **INSTANTS, **ROWS, **WINDOWS}
 
 
 def untried(
@@ -197,13 +728,39 @@ TRAPS = [  # a query, BigQuery's answer, the page that gives it
     ("SELECT EXTRACT(WEEK FROM DATE '2016-01-01')", "0", "date_functions#extract"),
     ("SELECT COUNTIF(x > 5) FROM (SELECT 1 AS x) WHERE x > 1", "0", "aggregate_functions#countif"),
     ("SELECT 1 / 0", "an error", "operators#arithmetic_operators"),
-    ("SELECT TIMESTAMP_DIFF(TIMESTAMP '2001-02-01 01:00:00+00', TIMESTAMP '2001-02-01 00:00:01+00', HOUR)", "0", "timestamp_functions#timestamp_diff"),  # boundaries
+    # boundaries
+    (
+        (
+            "SELECT TIMESTAMP_DIFF(TIMESTAMP '2001-02-01 01:00:00+00', TIMESTAMP '2001-02-01"
+            " 00:00:01+00', HOUR)"
+        ),
+        "0",
+        "timestamp_functions#timestamp_diff",
+    ),
     ("SELECT SAFE_CAST('12.5' AS INT64)", "NULL", "conversion_functions#safe_casting"),
-    ("SELECT CAST(CAST('2.5' AS FLOAT64) AS INT64)", "3", "conversion_functions#cast_as_integer"),  # halves go away from zero
-    ("SELECT UNIX_SECONDS(TIMESTAMP '2024-03-10 07:30:01.9+00')", "1710055801", "timestamp_functions#unix_seconds"),
-    ("SELECT UNIX_MILLIS(TIMESTAMP '2024-03-10 07:30:01.9999+00')", "1710055801999", "timestamp_functions#unix_millis"),
-    ("SELECT TIMESTAMP_MICROS(1710055801900000)", "2024-03-10 07:30:01.900000+00:00", "timestamp_functions#timestamp_micros"),  # the zone is lost
-    ("SELECT FORMAT_TIMESTAMP('%H:%M', TIMESTAMP '2024-03-10 07:30:00+00', 'America/New_York')", "'03:30'", "timestamp_functions#format_timestamp"),
+    # halves go away from zero
+    ("SELECT CAST(CAST('2.5' AS FLOAT64) AS INT64)", "3", "conversion_functions#cast_as_integer"),
+    (
+        "SELECT UNIX_SECONDS(TIMESTAMP '2024-03-10 07:30:01.9+00')",
+        "1710055801",
+        "timestamp_functions#unix_seconds",
+    ),
+    (
+        "SELECT UNIX_MILLIS(TIMESTAMP '2024-03-10 07:30:01.9999+00')",
+        "1710055801999",
+        "timestamp_functions#unix_millis",
+    ),
+    # the zone is lost
+    (
+        "SELECT TIMESTAMP_MICROS(1710055801900000)",
+        "2024-03-10 07:30:01.900000+00:00",
+        "timestamp_functions#timestamp_micros",
+    ),
+    (
+        "SELECT FORMAT_TIMESTAMP('%H:%M', TIMESTAMP '2024-03-10 07:30:00+00', 'America/New_York')",
+        "'03:30'",
+        "timestamp_functions#format_timestamp",
+    ),
     ("SELECT DATE_ADD(DATE '2024-02-28', INTERVAL 1 DAY)", "2024-02-29", "date_functions#date_add"),
     ("SELECT DATE_SUB(DATE '2024-03-01', INTERVAL 1 DAY)", "2024-02-29", "date_functions#date_sub"),
     ("SELECT DATE_FROM_UNIX_DATE(14238)", "2008-12-25", "date_functions#date_from_unix_date"),
@@ -213,17 +770,79 @@ TRAPS = [  # a query, BigQuery's answer, the page that gives it
 
 # %% ../../nbs/etl/01d_sql_meaning.ipynb #ba9e154d
 INSTEAD = [
-    ("SELECT MOD(DATE_DIFF(DATE '2024-02-10', DATE '1970-01-04', DAY), 7), MOD(DATE_DIFF(DATE '2024-02-11', DATE '1970-01-04', DAY), 7)", "6, 0", "date_functions#date_diff"),
-    ("SELECT EXTRACT(HOUR FROM TIMESTAMP '2024-03-10 07:30:00+00' AT TIME ZONE 'America/New_York')", "3", "timestamp_functions#extract"),
-    ("SELECT COALESCE(SUM(IF(x > 5, 1, 0)), 0) FROM (SELECT 1 AS x) WHERE x > 1", "0", "aggregate_functions#sum"),
-    ("SELECT SAFE_DIVIDE(1, 0), SAFE_DIVIDE(3, 2), 3 / 2", "NULL, 1.5, 1.5", "mathematical_functions#safe_divide"),
-    ("SELECT (UNIX_MICROS(TIMESTAMP '2001-02-01 01:00:00+00') - UNIX_MICROS(TIMESTAMP '2001-02-01 00:00:00.5+00')) / 1000000", "3599.5", "timestamp_functions#unix_micros"),
-    ("SELECT TIMESTAMP_DIFF(TIMESTAMP '2001-02-01 01:00:00+00', TIMESTAMP '2001-02-01 00:59:59.999999+00', MICROSECOND)", "1", "timestamp_functions#timestamp_diff"),
+    (
+        (
+            "SELECT MOD(DATE_DIFF(DATE '2024-02-10', DATE '1970-01-04', DAY), 7),"
+            " MOD(DATE_DIFF(DATE '2024-02-11', DATE '1970-01-04', DAY), 7)"
+        ),
+        "6, 0",
+        "date_functions#date_diff",
+    ),
+    (
+        (
+            "SELECT EXTRACT(HOUR FROM TIMESTAMP '2024-03-10 07:30:00+00' AT TIME ZONE"
+            " 'America/New_York')"
+        ),
+        "3",
+        "timestamp_functions#extract",
+    ),
+    (
+        "SELECT COALESCE(SUM(IF(x > 5, 1, 0)), 0) FROM (SELECT 1 AS x) WHERE x > 1",
+        "0",
+        "aggregate_functions#sum",
+    ),
+    (
+        "SELECT SAFE_DIVIDE(1, 0), SAFE_DIVIDE(3, 2), 3 / 2",
+        "NULL, 1.5, 1.5",
+        "mathematical_functions#safe_divide",
+    ),
+    (
+        (
+            "SELECT (UNIX_MICROS(TIMESTAMP '2001-02-01 01:00:00+00') - UNIX_MICROS(TIMESTAMP"
+            " '2001-02-01 00:00:00.5+00')) / 1000000"
+        ),
+        "3599.5",
+        "timestamp_functions#unix_micros",
+    ),
+    (
+        (
+            "SELECT TIMESTAMP_DIFF(TIMESTAMP '2001-02-01 01:00:00+00', TIMESTAMP '2001-02-01"
+            " 00:59:59.999999+00', MICROSECOND)"
+        ),
+        "1",
+        "timestamp_functions#timestamp_diff",
+    ),
     ("SELECT CAST(FLOOR(CAST('2.5' AS FLOAT64)) AS INT64)", "2", "mathematical_functions#floor"),
-    ("SELECT DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 07:30:01.9+00'), 1000000), DIV(-7, 2)", "1710055801, -3", "mathematical_functions#div"),
-    ("SELECT TIMESTAMP_ADD(TIMESTAMP '1970-01-01 00:00:00+00', INTERVAL 1710055801900000 MICROSECOND)", "2024-03-10 07:30:01.900000+00:00", "timestamp_functions#timestamp_add"),
-    ("SELECT FORMAT_DATETIME('%H:%M', DATETIME(TIMESTAMP '2024-03-10 07:30:00+00', 'America/New_York'))", "'03:30'", "datetime_functions#format_datetime"),
-    ("SELECT CAST(DATE_ADD(DATE '2024-02-28', INTERVAL 1 DAY) AS DATE)", "2024-02-29", "date_functions#date_add"),
+    (
+        "SELECT DIV(UNIX_MICROS(TIMESTAMP '2024-03-10 07:30:01.9+00'), 1000000), DIV(-7, 2)",
+        "1710055801, -3",
+        "mathematical_functions#div",
+    ),
+    (
+        (
+            "SELECT TIMESTAMP_ADD(TIMESTAMP '1970-01-01 00:00:00+00', INTERVAL 1710055801900000"
+            " MICROSECOND)"
+        ),
+        "2024-03-10 07:30:01.900000+00:00",
+        "timestamp_functions#timestamp_add",
+    ),
+    (
+        (
+            "SELECT FORMAT_DATETIME('%H:%M', DATETIME(TIMESTAMP '2024-03-10 07:30:00+00',"
+            " 'America/New_York'))"
+        ),
+        "'03:30'",
+        "datetime_functions#format_datetime",
+    ),
+    (
+        "SELECT CAST(DATE_ADD(DATE '2024-02-28', INTERVAL 1 DAY) AS DATE)",
+        "2024-02-29",
+        "date_functions#date_add",
+    ),
     ("SELECT SUBSTR('abc', 1, 2), SUBSTR('abc', -2)", "'ab', 'bc'", "string_functions#substr"),
-    ("SELECT CAST('0.1' AS FLOAT64) + CAST('0.2' AS FLOAT64) = CAST('0.3' AS FLOAT64)", "FALSE", "data-types#floating_point_types"),
+    (
+        "SELECT CAST('0.1' AS FLOAT64) + CAST('0.2' AS FLOAT64) = CAST('0.3' AS FLOAT64)",
+        "FALSE",
+        "data-types#floating_point_types",
+    ),
 ]

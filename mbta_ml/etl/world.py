@@ -23,7 +23,8 @@ from .network import DAY_TYPES, MODES, PATTERNS, demand, network, timetable
 # %% ../../nbs/etl/01b_world.ipynb #772f059f
 DEFAULT_START = Date(2024, 3, 4)  # a Monday; the clocks change in the night to Sunday 2024-03-10
 DEFAULT_SEED = 20240207
-SLOT_SECONDS, SLOTS = 300, 31 * 12  # what changes through a day is kept in slots of five minutes, up to 31:00
+# what changes through a day is kept in slots of five minutes, up to 31:00
+SLOT_SECONDS, SLOTS = 300, 31 * 12
 
 
 def draws(
@@ -64,12 +65,24 @@ def weather(
     fortnight, day = divmod((date - DEFAULT_START).days, 14)
     storm_day = draws(seed, DEFAULT_START + timedelta(14 * fortnight), "storm").integers(2, 11)
     hour = np.arange(SLOTS) * SLOT_SECONDS / 3600
-    storm = np.exp(-(((hour - 14) / 6) ** 4)) * 6 if day == storm_day else 1.5 * np.exp(-hour / 12) if day == storm_day + 1 else 0
-    return np.dot([0.6, 0.3, 0.1], mood) + 0.4 * autoregression(draws(seed, date, "showers"), 1, 0.98)[0] + storm
+    storm = (
+        np.exp(-(((hour - 14) / 6) ** 4)) * 6
+        if day == storm_day
+        else 1.5 * np.exp(-hour / 12)
+        if day == storm_day + 1
+        else 0
+    )
+    return (
+        np.dot([0.6, 0.3, 0.1], mood)
+        + 0.4 * autoregression(draws(seed, date, "showers"), 1, 0.98)[0]
+        + storm
+    )
 
 # %% ../../nbs/etl/01b_world.ipynb #2ce6e2f1
-WEATHER = {"heavy": 0.012, "light": 0.02, "bus": 0.035}  # slower by that share for each unit of bad weather
-TROUBLE = {"heavy": 0.08, "light": 0.11, "bus": 0.20}  # spread of the lasting trouble of a stretch; a little less for the whole line
+# slower by that share for each unit of bad weather
+WEATHER = {"heavy": 0.012, "light": 0.02, "bus": 0.035}
+# spread of the lasting trouble of a stretch; a little less for the whole line
+TROUBLE = {"heavy": 0.08, "light": 0.11, "bus": 0.20}
 CHANCE = {"heavy": 0.05, "light": 0.08, "bus": 0.15}  # spread of what only one trip meets
 
 
@@ -84,7 +97,9 @@ def slowness(
     "How slow each stretch of a line's direction is through the day"
     slots = np.arange(SLOTS) * SLOT_SECONDS
     usual = 1 + MODES[mode].peak * demand(slots, direction, day_type(date))
-    lasting = TROUBLE[mode] * (0.6 * autoregression(rng, 1, 0.98) + autoregression(rng, platforms, 0.95))
+    lasting = TROUBLE[mode] * (
+        0.6 * autoregression(rng, 1, 0.98) + autoregression(rng, platforms, 0.95)
+    )
     return usual * (1 + WEATHER[mode] * np.maximum(weather(date, seed), -1)) * np.exp(lasting)
 
 # %% ../../nbs/etl/01b_world.ipynb #326c3e60
@@ -99,17 +114,40 @@ def trips_of_day(
     rng: np.random.Generator,
 ) -> pd.DataFrame:  # one row per trip that runs
     "Which trips run, when they leave the first stop, and where they end"
-    trips = plan.groupby("trip_id", sort=False).agg(pattern=("pattern", "first"), planned=("departure_seconds", "min"), last=("position", "max")).reset_index()
+    trips = (
+        plan.groupby("trip_id", sort=False)
+        .agg(
+            pattern=("pattern", "first"),
+            planned=("departure_seconds", "min"),
+            last=("position", "max"),
+        )
+        .reset_index()
+    )
     mode, direction, count = plan["mode"].iloc[0], plan.direction_id.iloc[0], len(trips)
     bad = np.maximum(weather(date, seed)[(trips.planned // SLOT_SECONDS).astype(int)], 0)
-    late = rng.exponential(60 + 20 * bad) - 20 + np.where(rng.random(count) < 0.04, rng.uniform(180, 720, count), 0)
+    late = (
+        rng.exponential(60 + 20 * bad)
+        - 20
+        + np.where(rng.random(count) < 0.04, rng.uniform(180, 720, count), 0)
+    )
     short = (rng.random(count) < SHORT_TURNED * (1 + bad)) & (trips["last"] > 6)
-    trips = trips.assign(leaves=trips.planned + late, last=np.where(short, (trips["last"] * rng.uniform(0.5, 0.8, count)).astype(int), trips["last"]), added=False)
+    trips = trips.assign(
+        leaves=trips.planned + late,
+        last=np.where(
+            short, (trips["last"] * rng.uniform(0.5, 0.8, count)).astype(int), trips["last"]
+        ),
+        added=False,
+    )
     extra = trips.iloc[np.flatnonzero(rng.random(count) < ADDED[mode])]
     number = 2 * PATTERNS.pattern.tolist().index(trips.pattern.iloc[0]) + direction
-    extra = extra.assign(trip_id=[f"ADDED-{date.toordinal() * 100 + number}{n:03d}" for n in range(len(extra))], added=True,
-                         leaves=extra.leaves + rng.uniform(120, 480, len(extra)))
-    return pd.concat([trips[rng.random(count) >= CANCELLED * (1 + bad)], extra], ignore_index=True).sort_values("leaves", ignore_index=True)
+    extra = extra.assign(
+        trip_id=[f"ADDED-{date.toordinal() * 100 + number}{n:03d}" for n in range(len(extra))],
+        added=True,
+        leaves=extra.leaves + rng.uniform(120, 480, len(extra)),
+    )
+    return pd.concat(
+        [trips[rng.random(count) >= CANCELLED * (1 + bad)], extra], ignore_index=True
+    ).sort_values("leaves", ignore_index=True)
 
 # %% ../../nbs/etl/01b_world.ipynb #0ea4d25c
 def pass_platform(
@@ -121,7 +159,9 @@ def pass_platform(
 ) -> tuple[list, list]:  # arrivals and departures
     "Let vehicles pass a platform one after another"
     arrivals, departures, ahead, gone = [], [], -np.inf, -np.inf
-    for reach, stand, per_second, earliest in zip(reaches.tolist(), doors.tolist(), boarding.tolist(), not_before.tolist()):
+    for reach, stand, per_second, earliest in zip(
+        reaches.tolist(), doors.tolist(), boarding.tolist(), not_before.tolist()
+    ):
         arrival = max(reach, gone + separation)
         gone = max(arrival + stand + per_second * min(arrival - ahead, 1200.0), earliest)
         ahead = arrival
@@ -136,12 +176,21 @@ DISRUPTIONS_A_DAY = 0.15  # per line and direction
 def disruptions(
     platforms: int,  # where the stretches end
     rng: np.random.Generator,
-) -> list[tuple[int, float, float, bool]]:  # (the stretch's end, from, until, blocked rather than slow)
+) -> list[
+    tuple[int, float, float, bool]
+]:  # (the stretch's end, from, until, blocked rather than slow)
     "What goes wrong on a line's direction in a day"
     found = []
     for _ in range(rng.poisson(DISRUPTIONS_A_DAY)):
         begins, blocked = rng.uniform(6.5, 22.5) * 3600, rng.random() < 0.4
-        found.append((int(rng.integers(1, platforms)), begins, begins + 60 * rng.uniform(20, 30 if blocked else 60), bool(blocked)))
+        found.append(
+            (
+                int(rng.integers(1, platforms)),
+                begins,
+                begins + 60 * rng.uniform(20, 30 if blocked else 60),
+                bool(blocked),
+            )
+        )
     return found
 
 
@@ -175,32 +224,72 @@ def run_direction(
     date: Date,
     seed: int,
     rng: np.random.Generator,
-) -> tuple[list, np.ndarray, np.ndarray]:  # platforms; arrivals and departures (trip, platform), NaN where a trip does not stop
+) -> tuple[
+    list, np.ndarray, np.ndarray
+]:  # platforms; arrivals and departures (trip, platform), NaN where a trip does not stop
     "Run the trips of one line and direction"
-    platforms, name, direction = travel_order(stops), stops["mode"].iloc[0], int(stops.direction_id.iloc[0])
+    platforms, name, direction = (
+        travel_order(stops),
+        stops["mode"].iloc[0],
+        int(stops.direction_id.iloc[0]),
+    )
     mode, shape = MODES[name], (len(trips), len(platforms))
     here = stops.assign(column=pd.Index(platforms).get_indexer(stops.platform))
     here["previous"] = here.groupby("pattern").column.shift(fill_value=-1)
-    spread = lambda value: here.pivot(index="pattern", columns="column", values=value).reindex(trips.pattern).to_numpy(float)
-    position, previous, stretch, timepoint = (spread(v) for v in ("position", "previous", "stretch_seconds", "timepoint"))
-    planned = plan.pivot(index="trip_id", columns="platform", values="departure_seconds").reindex(index=trips.trip_id, columns=platforms).to_numpy()
+    spread = lambda value: (
+        here.pivot(index="pattern", columns="column", values=value)
+        .reindex(trips.pattern)
+        .to_numpy(float)
+    )
+    position, previous, stretch, timepoint = (
+        spread(v) for v in ("position", "previous", "stretch_seconds", "timepoint")
+    )
+    planned = (
+        plan.pivot(index="trip_id", columns="platform", values="departure_seconds")
+        .reindex(index=trips.trip_id, columns=platforms)
+        .to_numpy()
+    )
     not_before = np.where((timepoint == 1) & (position > 0) & ~np.isnan(planned), planned, -np.inf)
     slow, trouble = slowness(name, shape[1], direction, date, seed, rng), disruptions(shape[1], rng)
-    stretch = stretch * np.exp(CHANCE[name] * (rng.standard_normal(shape) + 0.4 * rng.standard_normal((shape[0], 1))))
-    doors = np.where(position == 0, 0, mode.dwell_seconds * np.exp(0.35 * rng.standard_normal(shape)))
-    arrive, leave, started, last = np.full(shape, np.nan), np.full(shape, np.nan), trips.leaves.to_numpy(), trips["last"].to_numpy()
+    stretch = stretch * np.exp(
+        CHANCE[name] * (rng.standard_normal(shape) + 0.4 * rng.standard_normal((shape[0], 1)))
+    )
+    doors = np.where(
+        position == 0, 0, mode.dwell_seconds * np.exp(0.35 * rng.standard_normal(shape))
+    )
+    arrive, leave, started, last = (
+        np.full(shape, np.nan),
+        np.full(shape, np.nan),
+        trips.leaves.to_numpy(),
+        trips["last"].to_numpy(),
+    )
     for column in range(shape[1]):
         rows = np.flatnonzero(position[:, column] <= last)
         came_from = previous[rows, column].astype(int)
         starts = np.where(came_from < 0, started[rows], leave[rows, came_from])
-        running = stretch[rows, column] * slow[column, (starts // SLOT_SECONDS).astype(int).clip(0, SLOTS - 1)]
+        running = (
+            stretch[rows, column]
+            * slow[column, (starts // SLOT_SECONDS).astype(int).clip(0, SLOTS - 1)]
+        )
         for where, begins, ends, blocked in trouble:
-            running = held_up(running, starts, begins, ends, blocked) if where == column else running
+            running = (
+                held_up(running, starts, begins, ends, blocked) if where == column else running
+            )
         reaches = starts + np.where(came_from < 0, 0, running)
         first_come = np.argsort(reaches, kind="stable")
         rows, reaches = rows[first_come], reaches[first_come]
-        boarding = np.where(position[rows, column] == 0, 0, mode.boarding * demand(reaches, direction, day_type(date)))
-        arrive[rows, column], leave[rows, column] = pass_platform(reaches, doors[rows, column], boarding, not_before[rows, column], mode.separation_seconds)
+        boarding = np.where(
+            position[rows, column] == 0,
+            0,
+            mode.boarding * demand(reaches, direction, day_type(date)),
+        )
+        arrive[rows, column], leave[rows, column] = pass_platform(
+            reaches,
+            doors[rows, column],
+            boarding,
+            not_before[rows, column],
+            mode.separation_seconds,
+        )
     return platforms, arrive, leave
 
 # %% ../../nbs/etl/01b_world.ipynb #62b6e9e7
@@ -208,8 +297,11 @@ LAYOVER_SECONDS = 300
 
 
 def assign_vehicles(
-    starts: list, ends: list,  # when each trip stands at its first stop and has left its last, ascending by start
-    origins: list, terminals: list,  # where
+    # when each trip stands at its first stop and has left its last, ascending by start
+    starts: list,
+    ends: list,
+    origins: list,
+    terminals: list,  # where
 ) -> list[int]:  # a number per trip
     "Give each trip the vehicle that has waited longest where it starts, or a new one"
     waiting, numbers, fleet = {}, [], 0
@@ -233,16 +325,43 @@ def _run_line(stops: pd.DataFrame, plan: pd.DataFrame, date: Date, seed: int) ->
         trips = trips_of_day(planned, date, seed, rng)
         platforms, arrive, leave = run_direction(way, planned, trips, date, seed, rng)
         trip, column = np.nonzero(~np.isnan(arrive))
-        keys = pd.MultiIndex.from_arrays([trips.pattern.to_numpy()[trip], np.array(platforms, object)[column]])
-        visits = way.iloc[pd.MultiIndex.from_frame(way[["pattern", "platform"]]).get_indexer(keys)].reset_index(drop=True)
-        parts.append(visits.assign(trip_id=trips.trip_id.to_numpy()[trip], added=trips.added.to_numpy()[trip], trip=trip + 100_000 * direction,
-                                   arrival_seconds=arrive[trip, column], departure_seconds=leave[trip, column]))
+        keys = pd.MultiIndex.from_arrays(
+            [trips.pattern.to_numpy()[trip], np.array(platforms, object)[column]]
+        )
+        visits = way.iloc[
+            pd.MultiIndex.from_frame(way[["pattern", "platform"]]).get_indexer(keys)
+        ].reset_index(drop=True)
+        parts.append(
+            visits.assign(
+                trip_id=trips.trip_id.to_numpy()[trip],
+                added=trips.added.to_numpy()[trip],
+                trip=trip + 100_000 * direction,
+                arrival_seconds=arrive[trip, column],
+                departure_seconds=leave[trip, column],
+            )
+        )
     visits = pd.concat(parts, ignore_index=True)
     place = visits.station_id.fillna(visits.stop_id)
-    ends = visits.assign(place=place).groupby("trip").agg(start=("departure_seconds", "first"), end=("departure_seconds", "last"), origin=("place", "first"), terminal=("place", "last")).sort_values("start", kind="stable")
+    ends = (
+        visits.assign(place=place)
+        .groupby("trip")
+        .agg(
+            start=("departure_seconds", "first"),
+            end=("departure_seconds", "last"),
+            origin=("place", "first"),
+            terminal=("place", "last"),
+        )
+        .sort_values("start", kind="stable")
+    )
     numbers = assign_vehicles(*(ends[c].tolist() for c in ("start", "end", "origin", "terminal")))
-    prefix = {"heavy": "R-", "light": "G-", "bus": "y"}[stops["mode"].iloc[0]] + f"{PATTERNS.line.tolist().index(line) + 10}"
-    return visits.assign(vehicle_id=visits.trip.map(pd.Series([f"{prefix}{n:02d}" for n in numbers], index=ends.index)))
+    prefix = {"heavy": "R-", "light": "G-", "bus": "y"}[
+        stops["mode"].iloc[0]
+    ] + f"{PATTERNS.line.tolist().index(line) + 10}"
+    return visits.assign(
+        vehicle_id=visits.trip.map(
+            pd.Series([f"{prefix}{n:02d}" for n in numbers], index=ends.index)
+        )
+    )
 
 
 def simulate_day(
@@ -253,9 +372,20 @@ def simulate_day(
 ) -> pd.DataFrame:  # one row per trip and stop, by line, direction, trip and position
     "What truly happens on a service date"
     plan = timetable(net, day_type(date)) if plan is None else plan
-    visits = pd.concat([_run_line(stops, plan[plan.line == line], date, seed) for line, stops in net.groupby("line", sort=False)], ignore_index=True)
-    planned = plan.set_index(["trip_id", "position"])[["arrival_seconds", "departure_seconds"]].add_prefix("scheduled_")
+    visits = pd.concat(
+        [
+            _run_line(stops, plan[plan.line == line], date, seed)
+            for line, stops in net.groupby("line", sort=False)
+        ],
+        ignore_index=True,
+    )
+    planned = plan.set_index(["trip_id", "position"])[
+        ["arrival_seconds", "departure_seconds"]
+    ].add_prefix("scheduled_")
     visits = visits.join(planned, on=["trip_id", "position"])
     nth = visits.groupby(["line", "trip"], sort=False).cumcount()
-    visits["first"], visits["final"] = nth == 0, nth.groupby([visits.line, visits.trip]).transform("max") == nth
+    visits["first"], visits["final"] = (
+        nth == 0,
+        nth.groupby([visits.line, visits.trip]).transform("max") == nth,
+    )
     return visits
