@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['FRAMES', 'MARK', 'DRAWN', 'folder_of', 'dates_of', 'write_dates', 'read_dates', 'Week', 'weeks_of',
-           'week_fingerprint', 'is_made', 'week_records', 'make_week', 'make_days', 'read_examples']
+           'week_fingerprint', 'is_made', 'week_records', 'make_week', 'make_days', 'ReplayWeek', 'replay_weeks',
+           'of_dates', 'Extract', 'is_whole', 'InMemory', 'long_pieces', 'read_examples']
 
 # %% ../../nbs/etl/06a_days.ipynb #6c8d0e0f
 import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date, timedelta
 from pathlib import Path
 
@@ -23,10 +24,22 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..authenticate import installed
 from ..config import Settings
-from .records import STOP_EVENTS, TIMETABLE, Records, service_date, to_schema
+from .extract import ABOUT
+from mbta_ml.etl.records import (
+    STOP_EVENTS,
+    STOPS,
+    TIMETABLE,
+    Records,
+    checked,
+    known_before,
+    service_date,
+    service_midnight,
+    to_schema,
+)
 from .stop_event_sql import connect
-from .xgboost_etl import FEATURES, IDENTITY, NUMBERS, pieces
-from ..files import atomic_path
+from .xgboost_etl import FEATURES, IDENTITY, NUMBERS, give_back, pieces
+from ..files import atomic_path, read_json
+from ..progress import speaking, steps
 from ..registry import REMEMBERED_DAYS
 
 # %% ../../nbs/etl/06a_days.ipynb #6d0cb7ca
@@ -45,11 +58,17 @@ def dates_of(
     dataset: Path,
 ) -> list[Date]:  # ascending
     "The service dates that a dataset holds"
-    names = [path.parent.name.partition("=")[2] for path in Path(dataset).glob("service_date=*/*.parquet")]
+    names = [
+        path.parent.name.partition("=")[2]
+        for path in Path(dataset).glob("service_date=*/*.parquet")
+    ]
     try:
         return sorted({Date.fromisoformat(name) for name in names})
     except ValueError:
-        raise ValueError(f"{dataset} holds service_date={max(names, key=lambda n: (len(n) != 10, n))}; expected folders such as service_date=2024-03-04") from None
+        raise ValueError(
+            f"{dataset} holds service_date={max(names, key=lambda n: (len(n) != 10, n))}; expected"
+            " folders such as service_date=2024-03-04"
+        ) from None
 
 # %% ../../nbs/etl/06a_days.ipynb #c8a8ec55
 def write_dates(
@@ -59,7 +78,9 @@ def write_dates(
     "Add the stop events and timetable of some service dates to a dataset"
     for inner, table in zip(FRAMES, (records.stop_events, records.timetable)):
         for date in table["service_date"].unique().to_pylist():
-            of_date = table.filter(pc.equal(table["service_date"], pa.scalar(date, pa.date32()))).drop_columns("service_date")
+            of_date = table.filter(
+                pc.equal(table["service_date"], pa.scalar(date, pa.date32()))
+            ).drop_columns("service_date")
             with atomic_path(folder_of(Path(dataset) / inner, date) / "part-0.parquet") as whole:
                 pq.write_table(of_date, whole, compression="zstd")
     return sorted(records.stop_events["service_date"].unique().to_pylist())
@@ -77,14 +98,25 @@ def read_dates(
             try:
                 table = pq.ParquetFile(path).read()
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); extract the source again") from None
-            found.append(to_schema(table.append_column("service_date", pa.repeat(pa.scalar(date, pa.date32()), len(table))), schema))
+                raise ValueError(
+                    f"{path} cannot be read ({str(error).splitlines()[0]}); extract the source"
+                    " again"
+                ) from None
+            found.append(
+                to_schema(
+                    table.append_column(
+                        "service_date", pa.repeat(pa.scalar(date, pa.date32()), len(table))
+                    ),
+                    schema,
+                )
+            )
     return pa.concat_tables(found)
 
 # %% ../../nbs/etl/06a_days.ipynb #5dc5dfcb
 @dataclass(frozen=True)
 class Week:
     "Service dates that are worked on together, and those that they remember"
+
     dates: tuple[Date, ...]  # from Monday on, those that there are
     remembered: tuple[Date, ...]
 
@@ -97,10 +129,16 @@ def weeks_of(
     monday = lambda date: date - timedelta(date.weekday())
     weeks = []
     for first in sorted({monday(date) for date in dates}):
-        own = tuple(date for date in dates if monday(date) == first and (start is None or date >= start))
+        own = tuple(
+            date for date in dates if monday(date) == first and (start is None or date >= start)
+        )
         whole = [date for date in dates if monday(date) == first]
         if own:
-            weeks.append(Week(tuple(whole), tuple([date for date in dates if date < first][-REMEMBERED_DAYS:])))
+            weeks.append(
+                Week(
+                    tuple(whole), tuple([date for date in dates if date < first][-REMEMBERED_DAYS:])
+                )
+            )
     return weeks
 
 # %% ../../nbs/etl/06a_days.ipynb #8a36c333
@@ -119,9 +157,20 @@ def week_fingerprint(
     start: pd.Timestamp | None,
 ) -> str:  # SHA-256, hexadecimal
     "One name for all that the rows of a week depend on"
-    files = [path for inner in FRAMES for date in (*week.remembered, *week.dates) for path in sorted(folder_of(Path(dataset) / inner, date).glob("*.parquet"))]
-    said = [__version__, sorted(FEATURES), every_seconds, start and start.isoformat(), [date.isoformat() for date in week.dates],
-            [(path.relative_to(dataset).as_posix(), _content(path)) for path in files]]
+    files = [
+        path
+        for inner in FRAMES
+        for date in (*week.remembered, *week.dates)
+        for path in sorted(folder_of(Path(dataset) / inner, date).glob("*.parquet"))
+    ]
+    said = [
+        __version__,
+        sorted(FEATURES),
+        every_seconds,
+        start and start.isoformat(),
+        [date.isoformat() for date in week.dates],
+        [(path.relative_to(dataset).as_posix(), _content(path)) for path in files],
+    ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -146,7 +195,11 @@ def week_records(
 ) -> tuple[list[Records], pa.Table]:  # of the week; the stop events that it remembers
     "What a week is made of"
     dates = list(week.dates)
-    mine = Records(str(dataset), read_dates(dataset, dates, STOP_EVENTS), read_dates(Path(dataset) / "_timetable", dates, TIMETABLE))
+    mine = Records(
+        str(dataset),
+        read_dates(dataset, dates, STOP_EVENTS),
+        read_dates(Path(dataset) / "_timetable", dates, TIMETABLE),
+    )
     return [mine], read_dates(dataset, list(week.remembered), STOP_EVENTS)
 
 
@@ -169,8 +222,14 @@ def make_week(
             for date in week.dates:
                 if date not in writers:
                     whole = files.enter_context(atomic_path(folder_of(out, date) / "part.parquet"))
-                    writers[date] = files.enter_context(pq.ParquetWriter(whole, piece.drop_columns("service_date").schema, compression="zstd"))
-                of_date = piece.filter(pc.equal(piece["service_date"], pa.scalar(date, pa.date32())))
+                    writers[date] = files.enter_context(
+                        pq.ParquetWriter(
+                            whole, piece.drop_columns("service_date").schema, compression="zstd"
+                        )
+                    )
+                of_date = piece.filter(
+                    pc.equal(piece["service_date"], pa.scalar(date, pa.date32()))
+                )
                 if of_date.num_rows:
                     writers[date].write_table(of_date.drop_columns("service_date"))
                     rows += of_date.num_rows
@@ -195,30 +254,191 @@ def make_days(
     one: Settings,
     every_seconds: int | None = None,  # also at ticks between departures
     start: pd.Timestamp | None = None,  # keep what is made from then on
-    at_once: int = 1,  # weeks at a time on this machine; more than one needs Ray, and so much more memory
+    # weeks at a time on this machine; more than one needs Ray, and so much more memory
+    at_once: int = 1,
     say=print,  # takes a line
 ) -> int:  # rows made now
     "Write the examples of all dates of a dataset, those that aren't there yet"
     dataset, out = Path(dataset).absolute(), Path(out).absolute()
     if not (dates := dates_of(dataset)):
-        raise FileNotFoundError(f"{dataset} holds no stop events; expected folders such as service_date=2024-03-04, as python -m mbta_ml.etl.gcp_dataloader writes them")
+        raise FileNotFoundError(
+            f"{dataset} holds no stop events; expected folders such as service_date=2024-03-04, as"
+            " python -m mbta_ml.etl.gcp_dataloader writes them"
+        )
     weeks = weeks_of(dates, None if start is None else service_date(pd.Series([start]))[0].date())
-    tasks = [(dataset, out, week, every_seconds, start) for week in weeks if not is_made(out, week, week_fingerprint(dataset, week, every_seconds, start))]
+    tasks = [
+        (dataset, out, week, every_seconds, start)
+        for week in weeks
+        if not is_made(out, week, week_fingerprint(dataset, week, every_seconds, start))
+    ]
     say(f"{len(tasks)} of {len(weeks)} weeks to make")
     with contextlib.ExitStack() as stack:
         done = (make_week(*task) for task in tasks)
         if len(tasks) > 1 and (at_once > 1 or one.ray_address) and installed("ray"):
             from mbta_ml.ml.search import ray_running
+
             done = _side_by_side(stack.enter_context(ray_running(one, at_once, 0)), tasks)
         rows = 0
-        for n, more in enumerate(done, 1):
+        for n, more in enumerate(steps(done, "making examples", "weeks", len(tasks)), 1):
             rows += more
-            say(f"{n} of {len(tasks)} weeks, {rows:,} rows")
+            with speaking():
+                say(f"{n} of {len(tasks)} weeks, {rows:,} rows")
     return rows
+
+# %% ../../nbs/etl/06a_days.ipynb #1ae0ad88
+@dataclass(frozen=True)
+class ReplayWeek:
+    "A span of time that is replayed at once"
+
+    fresh: tuple[Date, ...]  # service dates whose vehicles may be under way in it
+    remembered: tuple[Date, ...]  # earlier ones
+    start: pd.Timestamp | None = None  # what is made from then on
+    end: pd.Timestamp | None = None  # and before
+
+
+def replay_weeks(
+    dates: list[Date],  # service dates, ascending
+) -> list[ReplayWeek]:
+    "The weeks of a replay, one after another"
+    weeks = weeks_of(dates)
+    if not weeks or len([date for date in dates if date < weeks[-1].dates[0]]) <= REMEMBERED_DAYS:
+        return [ReplayWeek(tuple(dates), ())]
+    mondays = [week.dates[0] - timedelta(week.dates[0].weekday()) for week in weeks]
+    begins = service_midnight(pd.Series(pd.to_datetime(mondays))) + pd.Timedelta(hours=3)
+    edges, found = [None, *begins[1:], None], []
+    for week, monday, start, end in zip(weeks, mondays, edges, edges[1:]):
+        near = tuple(
+            date for date in dates if monday - timedelta(2) <= date <= monday + timedelta(7)
+        )
+        found.append(
+            ReplayWeek(
+                near, tuple(date for date in week.remembered if date not in near), start, end
+            )
+        )
+    return found
+
+# %% ../../nbs/etl/06a_days.ipynb #c86da0dd
+def of_dates(
+    records: Records,
+    dates: tuple[Date, ...],
+) -> Records:
+    "What records say of some service dates"
+    if set(records.stop_events["service_date"].unique().to_pylist()) <= set(dates):
+        return records  # of the timetable more than is asked for, which nobody asks
+
+    def some(table):
+        return table.filter(pc.is_in(table["service_date"], pa.array(dates, pa.date32())))
+
+    return replace(
+        records, stop_events=some(records.stop_events), timetable=some(records.timetable)
+    )
+
+
+@dataclass(frozen=True)
+class Extract:
+    "An extract that is read by its dates"
+
+    dataset: Path
+    to: pd.Timestamp | None = None  # cut here; None: nothing is cut
+
+    def dates(self) -> list[Date]:
+        "Its service dates"
+        return dates_of(self.dataset)
+
+    def names(self) -> pa.Table:
+        "Of stops, which an extract doesn't hold"
+        return STOPS.empty_table()
+
+    def of(self, dates: tuple[Date, ...]) -> Records:
+        "What it says of some of them, held against the contract"
+        events = read_dates(self.dataset, list(dates), STOP_EVENTS)
+        events = checked(
+            events if self.to is None else known_before(events, self.to),
+            f"stop_events:{self.dataset}",
+        )
+        return Records(
+            f"stop_events:{self.dataset}",
+            events,
+            read_dates(self.dataset / "_timetable", list(dates), TIMETABLE),
+        )
+
+
+def is_whole(
+    dataset: Path,
+) -> bool:
+    "Whether a folder is an extract that holds as many rows as it says; what is wrong with another one, `read_extract` says"
+    said = read_json(dataset / ABOUT).get("rows", {})
+    places = {
+        "stop_events": dataset,
+        "timetable": dataset / "_timetable",
+        "official": dataset / "_official",
+    }
+    try:
+        return bool(said) and all(
+            sum(pq.read_metadata(path).num_rows for path in place.glob("service_date=*/*.parquet"))
+            == said.get(name)
+            for name, place in places.items()
+        )
+    except (OSError, pa.ArrowException):
+        return False
+
+
+@dataclass(frozen=True)
+class InMemory:
+    "Sources that have been read"
+
+    sources: list[Records]
+
+    def dates(self) -> list[Date]:
+        "Their service dates"
+        return sorted(
+            {
+                date
+                for r in self.sources
+                for date in r.stop_events["service_date"].unique().to_pylist()
+            }
+        )
+
+    def names(self) -> pa.Table:
+        "Of stops"
+        return pa.concat_tables([r.stops for r in self.sources])
+
+    def of(self, dates: tuple[Date, ...]) -> Records:
+        "What they say of some of them"
+        some = [of_dates(r, dates) for r in self.sources]
+        return Records(
+            "all",
+            pa.concat_tables([r.stop_events for r in some]),
+            pa.concat_tables([r.timetable for r in some]),
+        )
+
+
+def long_pieces(
+    held: Extract | InMemory,
+    memory: pa.Table | None = None,  # stop events that a model remembers
+    every_seconds: int | None = None,
+    start: pd.Timestamp | None = None,  # what is made from then on
+    end: pd.Timestamp | None = None,  # and before
+    say=lambda line: None,  # takes a line after each week
+) -> Iterator[pa.Table]:
+    "Examples of any number of service dates in the order of `made_at`, some at a time"
+    weeks = replay_weeks(held.dates())
+    for n, week in enumerate(weeks, 1):
+        since, until = (
+            pick([at for at in both if at is not None], default=None)
+            for pick, both in ((max, (start, week.start)), (min, (end, week.end)))
+        )
+        if since is None or until is None or since < until:
+            earlier = held.of(week.remembered).stop_events if week.remembered else None
+            yield from pieces(
+                [held.of(week.fresh)], memory, every_seconds, since, end=until, earlier=earlier
+            )
+            give_back()
+        say(f"{n} of {len(weeks)} weeks")
 
 # %% ../../nbs/etl/06a_days.ipynb #f8abd43e
 DRAWN = """
-SELECT {columns} FROM read_parquet({files}, hive_partitioning = true)
+SELECT {columns} FROM read_parquet($files, hive_partitioning = true)
 WHERE (hash(epoch_ms(made_at), {seed}) // 1024 + hash(trip_id) // 1024) % 1000000 < {share}
 """
 
@@ -231,8 +451,12 @@ def read_examples(
     "Examples from their folder, thinned out as they are read"
     files = [str(folder_of(dataset, date) / "part.parquet") for date in dates_of(dataset)]
     if not files:
-        raise FileNotFoundError(f"{dataset} holds no examples; expected folders such as service_date=2024-03-04, as python -m mbta_ml.etl.xgboost_etl --out DIR writes them")
+        raise FileNotFoundError(
+            f"{dataset} holds no examples; expected folders such as service_date=2024-03-04, as"
+            " python -m mbta_ml.etl.xgboost_etl --out DIR writes them"
+        )
     there = sum(pq.read_metadata(path).num_rows for path in files)
     share = 1_000_000 if not at_most else min(1_000_000, at_most * 1_000_000 // max(there, 1))
     with connect() as con:
-        return con.sql(DRAWN.format(columns=", ".join([*IDENTITY, *NUMBERS]), files=files, seed=seed, share=share)).to_arrow_table()
+        drawn = DRAWN.format(columns=", ".join([*IDENTITY, *NUMBERS]), seed=seed, share=share)
+        return con.sql(drawn, params={"files": files}).to_arrow_table()

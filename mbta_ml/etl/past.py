@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LARGE', 'NAMES', 'TIMES', 'LONGEST_JOURNEY_SECONDS', 'LATEST', 'WIDTHS', 'FEW', 'BLOCK', 'LONG', 'PART',
            'LONGEST_LINK_SECONDS', 'MINUTES', 'sorted_names', 'codes', 'index_of', 'joint', 'numbered', 'count_up',
-           'run_and_instant', 'least_later', 'in_digits', 'told_apart', 'in_order', 'runs_of', 'gather',
+           'run_and_instant', 'least_later', 'in_digits', 'told_apart', 'in_order', 'runs_of', 'known_first', 'gather',
            'heard_in_order', 'trips_of', 'visits_of', 'by_code', 'Steps', 'place_of', 'as_of', 'after', 'of',
            'whole_numbers', 'journeys', 'comparisons', 'sorted_across', 'filling', 'sorted_windows', 'between',
            'shared_quantiles', 'quantiles', 'RunningTimes', 'Links', 'pace', 'State', 'headways', 'arrivals', 'Past']
@@ -26,7 +26,11 @@ def sorted_names(
     *columns: pa.ChunkedArray,  # of text
 ) -> pa.Array:
     "Each name once"
-    names = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).unique().drop_null()
+    names = (
+        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+        .unique()
+        .drop_null()
+    )
     return names.take(pc.sort_indices(names))
 
 
@@ -48,7 +52,8 @@ def index_of(
     many = codes.max(initial=-1) + 1
     if many > max(LARGE, 8 * len(codes)):
         index = pd.Index(codes)
-        index.get_indexer(codes[:1])  # makes its hashes: threads that share it would make them in each other's way
+        # makes its hashes: threads that share it would make them in each other's way
+        index.get_indexer(codes[:1])
         return index.get_indexer
     places = np.full(many + 2, -1)  # before the first and after the last one there is nothing
     places[codes + 1] = np.arange(len(codes))
@@ -68,7 +73,9 @@ def joint(
 
 def numbered(
     codes: np.ndarray,  # none below 0
-) -> tuple[np.ndarray, np.ndarray]:  # the place of each in `things`; `things`, each code once, in order
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # the place of each in `things`; `things`, each code once, in order
     "Codes without gaps"
     many = codes.max(initial=-1) + 1
     if many > 8 * len(codes):
@@ -101,7 +108,11 @@ def least_later(
     "The least instant of all that comes later in the same run"
     keys = run_and_instant(run, instant)
     least = np.minimum.accumulate(keys[::-1])[::-1]  # other runs' are larger
-    return np.where(np.r_[run[1:] == run[:-1], False][:len(run)], instant + np.r_[least[1:], 0][:len(run)] - keys, np.nan)
+    return np.where(
+        np.r_[run[1:] == run[:-1], False][: len(run)],
+        instant + np.r_[least[1:], 0][: len(run)] - keys,
+        np.nan,
+    )
 
 # %% ../../nbs/etl/05_past.ipynb #5e0c71a5
 def in_digits(
@@ -138,9 +149,26 @@ def in_order(
     return told_apart(order, keys[order], *ties)
 
 # %% ../../nbs/etl/05_past.ipynb #249df970
-NAMES = ["service_date", "trip_id", "vehicle_id", "route_id", "direction_id", "stop_id", "station_id", "stop_sequence", "added"]
-TIMES = {"arrived": ("arrival_reported", np.floor), "arrived_known": ("arrival_recorded_at", np.ceil), "departed": ("departure_reported", np.floor), "departed_known": ("departure_recorded_at", np.ceil),
-         "scheduled_arrival": ("scheduled_arrival", np.floor), "scheduled_departure": ("scheduled_departure", np.floor), "true_arrival": ("arrival", np.floor)}
+NAMES = [
+    "service_date",
+    "trip_id",
+    "vehicle_id",
+    "route_id",
+    "direction_id",
+    "stop_id",
+    "station_id",
+    "stop_sequence",
+    "added",
+]
+TIMES = {
+    "arrived": ("arrival_reported", np.floor),
+    "arrived_known": ("arrival_recorded_at", np.ceil),
+    "departed": ("departure_reported", np.floor),
+    "departed_known": ("departure_recorded_at", np.ceil),
+    "scheduled_arrival": ("scheduled_arrival", np.floor),
+    "scheduled_departure": ("scheduled_departure", np.floor),
+    "true_arrival": ("arrival", np.floor),
+}
 
 
 def runs_of(
@@ -149,7 +177,32 @@ def runs_of(
     "The number of each event's run (a trip of one vehicle on one service date), in the order of date, trip and vehicle"
     trips, vehicles = sorted_names(events["trip_id"]), sorted_names(events["vehicle_id"])
     vehicle = codes(events["vehicle_id"], vehicles) % (len(vehicles) + 1)  # none comes last
-    return pd.factorize(joint(events["service_date"].cast(pa.int32()).to_numpy(), (codes(events["trip_id"], trips), len(trips)), (vehicle, len(vehicles) + 1)), sort=True)[0]
+    return pd.factorize(
+        joint(
+            events["service_date"].cast(pa.int32()).to_numpy(),
+            (codes(events["trip_id"], trips), len(trips)),
+            (vehicle, len(vehicles) + 1),
+        ),
+        sort=True,
+    )[0]
+
+
+def known_first(
+    events: pa.Table,  # stop events
+) -> list[np.ndarray]:  # sort by the first one, then by the next; NaN comes last
+    "What decides which of two was known first: nothing that was learned later than either of them"
+    micros = lambda name: events[name].cast(pa.int64()).to_numpy().astype(np.float64)
+    recorded, reported = (
+        [micros(f"{what}_{how}") for what in ("arrival", "departure")]
+        for how in ("recorded_at", "reported")
+    )
+    first = np.fmin(*recorded)
+    return [
+        first,
+        *(np.where(known == first, said, np.inf) for known, said in zip(recorded, reported)),
+        *recorded,
+        *reported,
+    ]
 
 
 def gather(
@@ -157,15 +210,25 @@ def gather(
 ) -> pa.Table:  # `NAMES` and what `TIMES` needs
     "Each key once, with its `run` and the place in `frames` it came from as `origin`"
     columns = [*NAMES, *(name for name, _ in TIMES.values())]
-    events = pa.concat_tables([frame.select(columns).append_column("origin", pa.array(np.full(len(frame), origin))) for origin, frame in enumerate(frames)]).combine_chunks()
+    events = pa.concat_tables(
+        [
+            frame.select(columns).append_column("origin", pa.array(np.full(len(frame), origin)))
+            for origin, frame in enumerate(frames)
+        ]
+    ).combine_chunks()
     run = runs_of(events)
     events = events.append_column("run", pa.array(run))
-    stop, number = (pc.fill_null(events[name].combine_chunks().dictionary_encode().indices, -1).to_numpy() + 1 for name in ("stop_id", "stop_sequence"))
+    stop, number = (
+        pc.fill_null(events[name].combine_chunks().dictionary_encode().indices, -1).to_numpy() + 1
+        for name in ("stop_id", "stop_sequence")
+    )
     key = joint(run, (stop, stop.max(initial=0) + 1), (number, number.max(initial=0) + 1))
     if pd.Index(key).is_unique:
         return events
-    order = np.lexsort((*(events[name].cast(pa.int64()).to_numpy() for name in ("departure_recorded_at", "arrival_recorded_at", "origin")), key))
-    return events.take(pa.array(np.sort(order[np.r_[True, key[order[1:]] != key[order[:-1]]]]))).combine_chunks()
+    order = np.lexsort((*reversed(known_first(events)), events["origin"].to_numpy(), key))
+    return events.take(
+        pa.array(np.sort(order[np.r_[True, key[order[1:]] != key[order[:-1]]]]))
+    ).combine_chunks()
 
 # %% ../../nbs/etl/05_past.ipynb #f305180e
 def heard_in_order(
@@ -183,10 +246,18 @@ def heard_in_order(
 def trips_of(
     timetable: pa.Table,
     events: pa.Table,
-) -> tuple[np.ndarray, np.ndarray]:  # of each row of the timetable; of each event, -1 where the timetable doesn't have it
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # of each row of the timetable; of each event, -1 where the timetable doesn't have it
     "The number of each trip of the timetable, by date and name"
     names = sorted_names(timetable["trip_id"])
-    dated, of_events = (joint(table["service_date"].cast(pa.int32()).to_numpy(), (codes(table["trip_id"], names), len(names) + 1)) for table in (timetable, events))
+    dated, of_events = (
+        joint(
+            table["service_date"].cast(pa.int32()).to_numpy(),
+            (codes(table["trip_id"], names), len(names) + 1),
+        )
+        for table in (timetable, events)
+    )
     trip, trips = pd.factorize(dated, sort=True)
     return trip, index_of(trips)(of_events)
 
@@ -199,27 +270,52 @@ def visits_of(
     pool = ThreadPoolExecutor(1)
     trips = pool.submit(trips_of, timetable, events)  # by another thread, beside what follows
     pool.shutdown(wait=False)
-    all_of = {name: towards(events[column].cast(pa.int64()).to_numpy() / 1000) for name, (column, towards) in TIMES.items()}
+    all_of = {
+        name: towards(events[column].cast(pa.int64()).to_numpy() / 1000)
+        for name, (column, towards) in TIMES.items()
+    }
     late = all_of["arrived_known"] > all_of["departed_known"]
     all_of["arrived"][late] = all_of["arrived_known"][late] = np.nan
     all_of["first_known"] = np.fmin(all_of["arrived_known"], all_of["departed_known"])
-    stops, stations = sorted_names(events["stop_id"], timetable["stop_id"]), sorted_names(events["station_id"], timetable["station_id"])
-    all_of |= {"run": events["run"].to_numpy(), "origin": events["origin"].to_numpy(), "stop": codes(events["stop_id"], stops), "station": codes(events["station_id"], stations),
-               "direction": pc.fill_null(events["direction_id"].cast(pa.int64()), -1).to_numpy()}
+    stops, stations = (
+        sorted_names(events["stop_id"], timetable["stop_id"]),
+        sorted_names(events["station_id"], timetable["station_id"]),
+    )
+    all_of |= {
+        "run": events["run"].to_numpy(),
+        "origin": events["origin"].to_numpy(),
+        "stop": codes(events["stop_id"], stops),
+        "station": codes(events["station_id"], stations),
+        "direction": pc.fill_null(events["direction_id"].cast(pa.int64()), -1).to_numpy(),
+    }
     route = codes(events["route_id"], sorted_names(events["route_id"]))
     line = all_of["line"] = joint(route, (all_of["direction"], 256))
     line[line >= 0] = numbered(line[line >= 0])[0]
     seen = np.where(np.isnan(all_of["arrived"]), all_of["departed"], all_of["arrived"])
-    row = heard_in_order(all_of["run"], seen, all_of["first_known"], events["stop_sequence"].to_numpy().astype(np.float64), all_of["stop"])
+    row = heard_in_order(
+        all_of["run"],
+        seen,
+        all_of["first_known"],
+        events["stop_sequence"].to_numpy().astype(np.float64),
+        all_of["stop"],
+    )
     planned, all_of["planned"] = trips.result()
-    v = SimpleNamespace(events=events.select(NAMES), row=row, stops=stops, stations=stations, timetable_trip=planned, **{name: values[row] for name, values in all_of.items()})
-    first = np.r_[True, v.run[1:] != v.run[:-1]][:len(v.run)]
+    v = SimpleNamespace(
+        events=events.select(NAMES),
+        row=row,
+        stops=stops,
+        stations=stations,
+        timetable_trip=planned,
+        **{name: values[row] for name, values in all_of.items()},
+    )
+    first = np.r_[True, v.run[1:] != v.run[:-1]][: len(v.run)]
     v.k = np.arange(len(row)) - np.searchsorted(v.run, v.run) + 1
     v.previous = np.where(first, -1, np.roll(v.station, 1))
     v.previous_arrived = np.where(first, np.nan, np.roll(v.arrived, 1))
     v.run_ends = np.searchsorted(v.run, v.run, "right")  # where the next run begins
     came = np.flatnonzero(~np.isnan(v.arrived_known))
-    v.by_arrival = came[in_order(v.arrived_known[came].astype(np.int64))]  # in the order in which arrivals became known
+    # in the order in which arrivals became known
+    v.by_arrival = came[in_order(v.arrived_known[came].astype(np.int64))]
     v.truth = {name: all_of[name] for name in ("run", "station", "true_arrival")}  # of all events
     return v
 
@@ -245,7 +341,12 @@ class Steps:
     ):
         kept = np.flatnonzero((thing >= 0) & ~np.isnan(known))
         if len(kept) < len(thing):
-            thing, known, ties, columns = thing[kept], known[kept], [tie[kept] for tie in ties], {name: column[kept] for name, column in columns.items()}
+            thing, known, ties, columns = (
+                thing[kept],
+                known[kept],
+                [tie[kept] for tie in ties],
+                {name: column[kept] for name, column in columns.items()},
+            )
         place, self.things = numbered(thing)
         known = known.astype(np.int64)
         self.start = known.min(initial=2**60)
@@ -255,11 +356,21 @@ class Steps:
         self.keys = keys[order]
         order = told_apart(order, self.keys, *ties)
         self.thing = place[order].astype(np.int32)
+        del thing, place, known, keys, kept, ties  # of months they are large
         self.begins = np.searchsorted(self.keys, np.arange(len(self.things) + 1) * self.span)
-        self.bits = max(int(self.span * len(self.things) // max(len(self.keys), 1)).bit_length() - 1, 0)  # the width of a bucket, such that there are one or two for every step
+        # the width of a bucket, such that there are one or two for every step
+        self.bits = max(
+            int(self.span * len(self.things) // max(len(self.keys), 1)).bit_length() - 1, 0
+        )
         self.buckets = int(self.span >> self.bits) + 1  # of each thing
-        bucket = self.thing * np.int64(self.buckets) + (self.keys - self.thing * self.span >> self.bits)
-        self.before = np.repeat(np.arange(len(self.keys) + 1, dtype=np.int32), np.diff(bucket, prepend=-1, append=len(self.things) * self.buckets - 1))
+        bucket = self.thing * np.int64(self.buckets) + (
+            self.keys - self.thing * self.span >> self.bits
+        )
+        self.before = np.repeat(
+            np.arange(len(self.keys) + 1, dtype=np.int32),
+            np.diff(bucket, prepend=-1, append=len(self.things) * self.buckets - 1),
+        )
+        del bucket
         self.places = index_of(self.things)
         self.columns = {name: column[order] for name, column in columns.items()}
 
@@ -279,7 +390,9 @@ def _search(steps: Steps, place: np.ndarray, instant: np.ndarray) -> np.ndarray:
         return np.zeros(len(place), np.int64)
     since = _since(steps, instant)
     wanted = place * steps.span + since
-    found = steps.before.take(place * steps.buckets + (since >> steps.bits), mode="clip").astype(np.int64)
+    found = steps.before.take(place * steps.buckets + (since >> steps.bits), mode="clip").astype(
+        np.int64
+    )
     for _ in range(2):
         found += steps.keys.take(found, mode="clip") <= wanted
     crowded = np.flatnonzero(steps.keys.take(found, mode="clip") <= wanted)
@@ -327,12 +440,15 @@ def of(
     return found
 
 # %% ../../nbs/etl/05_past.ipynb #5666a369
-LONGEST_JOURNEY_SECONDS = 5400  # beyond an hour and a half it says nothing about a ride of 40 minutes
+# beyond an hour and a half it says nothing about a ride of 40 minutes
+LONGEST_JOURNEY_SECONDS = 5400
 
 
 def whole_numbers(
     values: np.ndarray,  # float64, NaN where there is none
-) -> np.ndarray:  # int32 where they fit: smaller, and quicker to sort; the largest number where there is none
+) -> (
+    np.ndarray
+):  # int32 where they fit: smaller, and quicker to sort; the largest number where there is none
     "Milliseconds as integers"
     kind = np.int32 if np.fmax.reduce(np.abs(values), initial=0) < 2**31 - 1 else np.int64
     return np.where(np.isnan(values), np.iinfo(kind).max, values).astype(kind)
@@ -347,12 +463,35 @@ def journeys(
     a, b = np.repeat(begin, b - begin) + count_up(b - begin), np.repeat(b, b - begin)
     travel = v.arrived[b] - v.departed_known[a]
     kept = np.flatnonzero((travel > 0) & (travel < LONGEST_JOURNEY_SECONDS * 1000))
-    kept = kept[np.argsort(np.fmax(v.arrived_known[b[kept]], v.departed_known[a[kept]]), kind="stable")]  # most are in order already
-    a, b, travel = a[kept], b[kept], travel[kept].astype(np.int32)
-    small = {name: column.astype(np.int32) for name, column in {"line": v.line, "station": v.station, "stop": v.stop, "run": v.run, "previous": v.previous}.items()}  # there are many journeys
+    # most are in order already
+    kept = kept[
+        np.argsort(np.fmax(v.arrived_known[b[kept]], v.departed_known[a[kept]]), kind="stable")
+    ]
+    a, b, travel = (column[kept].astype(np.int32) for column in (a, b, travel))
+    del kept
+    # there are many journeys
+    small = {
+        name: column.astype(np.int32)
+        for name, column in {
+            "line": v.line,
+            "station": v.station,
+            "stop": v.stop,
+            "run": v.run,
+            "previous": v.previous,
+        }.items()
+    }
     return SimpleNamespace(
-        line=small["line"][a], origin=small["station"][a], destination=small["station"][b], stop=small["stop"][b], run=small["run"][a], made=v.departed_known[a], travel=travel,
-        known=np.fmax(v.arrived_known[b], v.departed_known[a]), scheduled=whole_numbers(v.scheduled_arrival[b] - v.scheduled_departure[a]), previous=small["previous"][b])
+        line=small["line"][a],
+        origin=small["station"][a],
+        destination=small["station"][b],
+        stop=small["stop"][b],
+        run=small["run"][a],
+        made=v.departed_known[a],
+        travel=travel,
+        known=np.fmax(v.arrived_known[b], v.departed_known[a]),
+        scheduled=whole_numbers(v.scheduled_arrival[b] - v.scheduled_departure[a]),
+        previous=small["previous"][b],
+    )
 
 # %% ../../nbs/etl/05_past.ipynb #489318f6
 @lru_cache
@@ -364,7 +503,12 @@ def comparisons(
     while p < count:
         k = p
         while k:
-            found += [(i, i + k) for j in range(k % p, count - k, 2 * k) for i in range(j, min(j + k, count - k)) if i // (2 * p) == (i + k) // (2 * p)]
+            found += [
+                (i, i + k)
+                for j in range(k % p, count - k, 2 * k)
+                for i in range(j, min(j + k, count - k))
+                if i // (2 * p) == (i + k) // (2 * p)
+            ]
             k //= 2
         p *= 2
     return found
@@ -392,10 +536,14 @@ FEW = 10  # values in a window; the places of more are sorted window by window
 def filling(
     width: int,
     kind: np.dtype,  # of integers
-) -> np.ndarray:  # width + 1 × width: the larger of this and a row of so many real values leaves these alone
+) -> (
+    np.ndarray
+):  # width + 1 × width: the larger of this and a row of so many real values leaves these alone
     "The largest number before so many places, the smallest in them"
     info = np.iinfo(kind)
-    return np.where(np.arange(width) < width - np.arange(width + 1)[:, None], info.max, info.min).astype(kind)
+    return np.where(
+        np.arange(width) < width - np.arange(width + 1)[:, None], info.max, info.min
+    ).astype(kind)
 
 
 def sorted_windows(
@@ -407,13 +555,25 @@ def sorted_windows(
     "The values of windows in ascending order, those there aren't at the end"
     absent, views = np.iinfo(values.dtype).max, np.lib.stride_tricks.sliding_window_view
     if width <= FEW:
-        least, latest = sizes.min(initial=width), [values.take(ends - 1 - back, mode="clip") for back in range(width)]
-        rows = np.array(sorted_across([row if back < least else np.where(back < sizes, row, absent) for back, row in enumerate(latest)])).T
+        least, latest = (
+            sizes.min(initial=width),
+            [values.take(ends - 1 - back, mode="clip") for back in range(width)],
+        )
+        rows = np.array(
+            sorted_across(
+                [
+                    row if back < least else np.where(back < sizes, row, absent)
+                    for back, row in enumerate(latest)
+                ]
+            )
+        ).T
     else:
         rows = views(values, width)[np.maximum(ends - width, 0)]
         early = np.flatnonzero(ends < width)  # they begin before the first value
         if len(early):
-            rows[early] = views(np.r_[np.full(width, absent, values.dtype), values[:width]], width)[ends[early]]
+            rows[early] = views(np.r_[np.full(width, absent, values.dtype), values[:width]], width)[
+                ends[early]
+            ]
         if sizes.min(initial=width) < width:
             np.maximum(rows, filling(width, values.dtype).take(sizes, axis=0), out=rows)
         rows.sort(axis=1)
@@ -424,7 +584,8 @@ def sorted_windows(
 
 
 def between(
-    under: np.ndarray, over: np.ndarray,  # the values below and above a place
+    under: np.ndarray,
+    over: np.ndarray,  # the values below and above a place
     share: np.ndarray | float,  # of the way from one to the other
 ) -> np.ndarray:
     "Interpolate"
@@ -439,7 +600,8 @@ PART = 250_000  # values to sort at a time: more don't fit into the processor's 
 
 def shared_quantiles(
     values: np.ndarray,  # integers, none of them absent
-    begins: np.ndarray, ends: np.ndarray,  # of windows longer than `LONG`, both in ascending order
+    begins: np.ndarray,
+    ends: np.ndarray,  # of windows longer than `LONG`, both in ascending order
     shares: list[float],
 ) -> np.ndarray:  # share × window
     "Quantiles of windows that overlap"
@@ -448,11 +610,23 @@ def shared_quantiles(
     core_begin, core_end = begins[last], ends[new]
     before, own = core_begin[block] - begins, core_begin[block] - begins + ends - core_end[block]
     most, info = int(own.max()), np.iinfo(values.dtype)
-    core = np.empty((len(last), most + LATEST + 2), values.dtype)  # no value lies below place 0, none beyond the last
-    core[:, :most], core[:, most:-2], core[:, -2:] = info.min, sorted_windows(values, core_end, core_end - core_begin, LATEST)[0], info.max
+    # no value lies below place 0, none beyond the last
+    core = np.empty((len(last), most + LATEST + 2), values.dtype)
+    core[:, :most], core[:, most:-2], core[:, -2:] = (
+        info.min,
+        sorted_windows(values, core_end, core_end - core_begin, LATEST)[0],
+        info.max,
+    )
     core, wide = core.ravel(), core.shape[1]
     after = core_end[block] - before
-    extra = sorted_across([np.where(n < own, values.take(np.where(n < before, begins, after) + n, mode="clip"), info.max) for n in range(most)])
+    extra = sorted_across(
+        [
+            np.where(
+                n < own, values.take(np.where(n < before, begins, after) + n, mode="clip"), info.max
+            )
+            for n in range(most)
+        ]
+    )
     spot = (ends - begins - 1) * np.array(shares)[:, None]
     low = spot.astype(np.int64)
     place = block * wide + most + low
@@ -467,7 +641,8 @@ def shared_quantiles(
 # %% ../../nbs/etl/05_past.ipynb #39866574
 def quantiles(
     values: np.ndarray,
-    begins: np.ndarray, ends: np.ndarray,  # of windows, at most `LATEST` long
+    begins: np.ndarray,
+    ends: np.ndarray,  # of windows, at most `LATEST` long
     shares: list[float],  # 0.5: the median
 ) -> np.ndarray:  # share × window, interpolated; NaN where a window is empty
     "Quantiles of windows of `values`"
@@ -475,7 +650,11 @@ def quantiles(
     if len(values) < LATEST:
         values = np.r_[values, np.full(LATEST, np.iinfo(values.dtype).max, values.dtype)]
     long = np.flatnonzero(sizes > LONG)
-    if len(long) and values.max() < np.iinfo(values.dtype).max and all((np.diff(cut[long]) >= 0).all() for cut in (begins, ends)):
+    if (
+        len(long)
+        and values.max() < np.iinfo(values.dtype).max
+        and all((np.diff(cut[long]) >= 0).all() for cut in (begins, ends))
+    ):
         for part in np.array_split(long, len(long) * LATEST // BLOCK // PART + 1):
             found[:, part] = shared_quantiles(values, begins[part], ends[part], shares)
         sizes = np.where(sizes > LONG, -1, sizes)  # done
@@ -487,7 +666,13 @@ def quantiles(
             for n, share in enumerate(shares):
                 spot = np.maximum(real - 1, 0) * share
                 low = spot.astype(np.int64)
-                found[n, part] = np.where(real > 0, between(rows[line, low], rows[line, np.minimum(low + 1, width - 1)], spot - low), np.nan)
+                found[n, part] = np.where(
+                    real > 0,
+                    between(
+                        rows[line, low], rows[line, np.minimum(low + 1, width - 1)], spot - low
+                    ),
+                    np.nan,
+                )
     return found
 
 # %% ../../nbs/etl/05_past.ipynb #ceaef47d
@@ -500,21 +685,41 @@ class RunningTimes(Steps):
         j: SimpleNamespace,  # journeys
     ):
         self.stations = len(v.stations)
-        super().__init__(self.stretch(j.line, j.origin, j.destination), j.known, j.made, j.run, j.travel, travel=j.travel, scheduled=j.scheduled, previous=j.previous, stop=j.stop)
+        super().__init__(
+            self.stretch(j.line, j.origin, j.destination),
+            j.known,
+            j.made,
+            j.run,
+            j.travel,
+            travel=j.travel,
+            scheduled=j.scheduled,
+            previous=j.previous,
+            stop=j.stop,
+        )
         self.previous, self.stop = self.columns["previous"], self.columns["stop"]
         self.several = np.zeros(len(self.things), bool)  # stretches that lead to several platforms
         self.several[self.thing[self.stop != self.stop[self.begins[self.thing]]]] = True
         step = np.flatnonzero(self.several[self.thing])
         leaves = self.things[self.thing[step]] // (self.stations + 1)
-        self.platforms = Steps(joint(leaves, (self.stop[step], len(v.stops) + 1)), self.known[step], step, step=step)  # of these stretches, the journeys by platform
+        # of these stretches, the journeys by platform
+        self.platforms = Steps(
+            joint(leaves, (self.stop[step], len(v.stops) + 1)), self.known[step], step, step=step
+        )
 
     def stretch(self, line: np.ndarray, origin: np.ndarray, destination: np.ndarray) -> np.ndarray:
         "Its code"
         return joint(line, (origin, self.stations + 1), (destination, self.stations + 1))
 
-    def quantiles(self, column: str, step: np.ndarray, latest: int, shares: list[float]) -> np.ndarray:
+    def quantiles(
+        self, column: str, step: np.ndarray, latest: int, shares: list[float]
+    ) -> np.ndarray:
         "Of the latest journeys up to each step"
-        return quantiles(self.columns[column], np.maximum(self.begins[self.thing[step]], step + 1 - latest), step + 1, shares)
+        return quantiles(
+            self.columns[column],
+            np.maximum(self.begins[self.thing[step]], step + 1 - latest),
+            step + 1,
+            shares,
+        )
 
     def seen(self, step: np.ndarray) -> np.ndarray:
         "How many journeys, up to each step"
@@ -523,7 +728,9 @@ class RunningTimes(Steps):
     def recent(self, step: np.ndarray) -> np.ndarray:
         "The mean of the last three"
         travel, seen = self.columns["travel"], self.seen(step)
-        return sum(np.where(seen > back, travel[np.maximum(step - back, 0)], 0) for back in range(3)) / np.minimum(seen, 3)
+        return sum(
+            np.where(seen > back, travel[np.maximum(step - back, 0)], 0) for back in range(3)
+        ) / np.minimum(seen, 3)
 
 # %% ../../nbs/etl/05_past.ipynb #6f396b8e
 LONGEST_LINK_SECONDS = 3600
@@ -538,14 +745,33 @@ class Links(Steps):
     ):
         self.stops = len(v.stops)
         took = v.arrived - v.previous_arrived
-        i = v.by_arrival[(took[v.by_arrival] > 0) & (took[v.by_arrival] < LONGEST_LINK_SECONDS * 1000)]
-        super().__init__(self.link(v.previous[i], v.stop[i]), v.arrived_known[i], v.run[i], v.k[i], took=took[i].astype(np.int32), visit=i, previous_arrived=v.previous_arrived[i])
-        took, self.visit, n = self.columns["took"], self.columns["visit"], np.arange(len(self.known))
+        i = v.by_arrival[
+            (took[v.by_arrival] > 0) & (took[v.by_arrival] < LONGEST_LINK_SECONDS * 1000)
+        ]
+        super().__init__(
+            self.link(v.previous[i], v.stop[i]),
+            v.arrived_known[i],
+            v.run[i],
+            v.k[i],
+            took=took[i].astype(np.int32),
+            visit=i,
+            previous_arrived=v.previous_arrived[i],
+        )
+        took, self.visit, n = (
+            self.columns["took"],
+            self.columns["visit"],
+            np.arange(len(self.known)),
+        )
         begin = self.begins[self.thing]
-        (self.usual,), (last_ten,) = (quantiles(took, np.maximum(begin, n + 1 - latest), n + 1, [0.5]) for latest in (LATEST, 10))
+        (self.usual,), (last_ten,) = (
+            quantiles(took, np.maximum(begin, n + 1 - latest), n + 1, [0.5])
+            for latest in (LATEST, 10)
+        )
         self.usual_before = np.where(n > begin, np.roll(self.usual, 1), np.nan)
         self.last_excess = took - self.usual
-        self.recent_excess = sum(np.where(n - back >= begin, np.roll(self.last_excess, back), 0) for back in (2, 1, 0)) / np.minimum(n - begin + 1, 3)
+        self.recent_excess = sum(
+            np.where(n - back >= begin, np.roll(self.last_excess, back), 0) for back in (2, 1, 0)
+        ) / np.minimum(n - begin + 1, 3)
         self.current_excess = last_ten - self.usual
         self.previous_arrived = self.columns["previous_arrived"]
 
@@ -562,13 +788,26 @@ def pace(
     "What a trip took beyond usual on its last link, the last three, and all so far, as of each visit"
     yard = np.flatnonzero(~np.isnan(links.usual_before))
     yard = yard[in_digits(links.visit[yard])]  # links with a yardstick, in the order of visits
-    at, excess, usual = links.visit[yard], (links.columns["took"] - links.usual_before)[yard], links.usual_before[yard]
+    at, excess, usual = (
+        links.visit[yard],
+        (links.columns["took"] - links.usual_before)[yard],
+        links.usual_before[yard],
+    )
     run, n = v.run[at], np.arange(len(at))
     begin = np.searchsorted(run, run)
     since = lambda values, begin: (total := np.r_[0, values.cumsum()])[n + 1] - total[begin]
     last = np.searchsorted(at, visit, "right") - 1
-    last = np.where((last >= 0) & (run[last] == v.run[visit]), last, -1) if len(at) else np.full(len(visit), -1)
-    columns = {"last_excess": excess, "recent_excess": since(excess, np.maximum(begin, n - 2)), "excess": since(excess, begin), "usual": since(usual, begin)}
+    last = (
+        np.where((last >= 0) & (run[last] == v.run[visit]), last, -1)
+        if len(at)
+        else np.full(len(visit), -1)
+    )
+    columns = {
+        "last_excess": excess,
+        "recent_excess": since(excess, np.maximum(begin, n - 2)),
+        "excess": since(excess, begin),
+        "usual": since(usual, begin),
+    }
     return {name: of(column, last) for name, column in columns.items()}
 
 # %% ../../nbs/etl/05_past.ipynb #da46895a
@@ -586,18 +825,27 @@ class State(Steps):
         counts = np.flatnonzero(links.usual_before > 0)
         usual = links.usual_before[counts]
         excess = np.clip(links.columns["took"][counts] - usual, -600_000, 600_000)
-        super().__init__(thing[counts], links.known[counts].astype(np.float64), excess=excess, usual=usual)
+        super().__init__(
+            thing[counts], links.known[counts].astype(np.float64), excess=excess, usual=usual
+        )
         total = {name: np.r_[0, column.cumsum()] for name, column in self.columns.items()}
         end = np.searchsorted(self.keys, self.keys, "right")
         for minutes in MINUTES:
-            begin = np.searchsorted(self.keys, self.thing * self.span + _since(self, self.known - minutes * 60000))
-            self.columns[minutes] = (total["excess"][end] - total["excess"][begin]) / (total["usual"][end] - total["usual"][begin])
+            begin = np.searchsorted(
+                self.keys, self.thing * self.span + _since(self, self.known - minutes * 60000)
+            )
+            self.columns[minutes] = (total["excess"][end] - total["excess"][begin]) / (
+                total["usual"][end] - total["usual"][begin]
+            )
 
     def shares(self, thing: np.ndarray, instant: np.ndarray) -> dict:  # minutes → share
         "As of an instant; NaN where no link was finished in the minutes before"
         step = as_of(self, place_of(self, thing), instant)
         since = instant - of(self.known, step)
-        return {minutes: np.where(since < minutes * 60000, of(self.columns[minutes], step), np.nan) for minutes in MINUTES}
+        return {
+            minutes: np.where(since < minutes * 60000, of(self.columns[minutes], step), np.nan)
+            for minutes in MINUTES
+        }
 
 # %% ../../nbs/etl/05_past.ipynb #c5c5b024
 def headways(
@@ -618,7 +866,14 @@ def arrivals(
 ) -> Steps:
     "Who reached a stop or a station last, by direction"
     came = v.by_arrival
-    return Steps(joint(v.direction, (place, many))[came], v.arrived_known[came], v.arrived[came], v.run[came], arrived=v.arrived[came], run=v.run[came])
+    return Steps(
+        joint(v.direction, (place, many))[came],
+        v.arrived_known[came],
+        v.arrived[came],
+        v.run[came],
+        arrived=v.arrived[came],
+        run=v.run[came],
+    )
 
 # %% ../../nbs/etl/05_past.ipynb #4a3a0f33
 class Past:
@@ -636,13 +891,20 @@ class Past:
             "running_times": lambda: RunningTimes(v, journeys(v)),
             "at_stop": lambda: arrivals(v, v.stop, len(v.stops) + 1),
             "at_station": lambda: arrivals(v, v.station, len(v.stations) + 1),
-            "heard": lambda: Steps(v.run, v.first_known, v.k, station=v.station),  # where each run was last heard of
-            "stood": lambda: Steps(v.run[came], v.arrived_known[came], v.k[came], visit=came),  # which arrival of it was the last
-            "truth": lambda: Steps(self.ride(truth["run"], truth["station"]), truth["true_arrival"])}
+            # where each run was last heard of
+            "heard": lambda: Steps(v.run, v.first_known, v.k, station=v.station),
+            # which arrival of it was the last
+            "stood": lambda: Steps(v.run[came], v.arrived_known[came], v.k[came], visit=came),
+            "truth": lambda: Steps(
+                self.ride(truth["run"], truth["station"]), truth["true_arrival"]
+            ),
+        }
         pool = ThreadPoolExecutor(1)
         self._beside = {name: pool.submit(make) for name, make in beside.items()}
         self.links = Links(v)
-        self._beside["network"] = pool.submit(State, self.links, np.zeros(len(self.links.visit), np.int64))
+        self._beside["network"] = pool.submit(
+            State, self.links, np.zeros(len(self.links.visit), np.int64)
+        )
         pool.shutdown(wait=False)
         self.line = State(self.links, v.line[self.links.visit])
 
