@@ -6,13 +6,14 @@
 __all__ = ['CALLED', 'CLUSTER_THREADS', 'TICK_SECONDS', 'JUDGED', 'CHECKPOINTS', 'Asked', 'as_config', 'as_asked', 'whole_number',
            'training_arguments', 'checked', 'params_from', 'asked_of', 'resumed', 'Log', 'parts_of', 'last_known',
            'Lesson', 'lesson_of', 'Trained', 'metrics', 'judged_rows', 'sidecar', 'searched', 'draw', 'Work',
-           'kept_plan', 'keep', 'finish', 'writable', 'code_of', 'run_job', 'work_on', 'job_main']
+           'kept_plan', 'keep', 'how_to_predict', 'finish', 'writable', 'code_of', 'run_job', 'work_on', 'job_main']
 
 # %% ../../nbs/ml/03_job.ipynb #75d7f540
 import argparse
 import contextlib
 import errno
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -32,25 +33,62 @@ from ..authenticate import compute
 from ..config import Settings, settings
 from ..etl.leaks import no_leaks
 from ..etl.records import Records
-from ..etl.sources import add_source_arguments, instant, parsed, read_sources, seconds_argument
-from ..etl.xgboost_etl import examples, split
-from ..files import atomic_path, read_json, write_json
+from mbta_ml.etl.sources import (
+    add_source_arguments,
+    instant,
+    parsed,
+    read_sources,
+    seconds_argument,
+)
+from ..etl.xgboost_etl import examples, split, ENOUGH, rests_on
+from ..files import atomic_path, copy_files, read_json, read_text, write_json
+from ..output import say
+from ..progress import listening, progress, speaking
 from .ml_utils import band, compare, difference, judged, report
 from .reading import card, extent, pictures, save_pictures
-from .search import Trial, best_of, can_search, importances, plot_parameters, plot_trials, read_trials, search, share_out
-from ..registry import Run, clear_run, companions, find_run, fingerprint, gate, new_run, promote, provenance, read_sidecar, remember, save_model, state, working_on
+from mbta_ml.ml.search import (
+    Trial,
+    best_of,
+    can_search,
+    importances,
+    plot_parameters,
+    plot_trials,
+    read_trials,
+    search,
+    share_out,
+    cluster_of,
+)
+from mbta_ml.registry import (
+    Run,
+    clear_run,
+    companions,
+    find_run,
+    fingerprint,
+    gate,
+    new_run,
+    promote,
+    provenance,
+    read_sidecar,
+    remember,
+    save_model,
+    state,
+    tidy,
+    working_on,
+)
 from ..tracking import Tracker, track
 
 # %% ../../nbs/ml/03_job.ipynb #75de6d1b
 @dataclass(frozen=True)
 class Asked:
     "What a training job was asked to do"
+
     source: tuple[str, ...] = ("sample",)
     timetable: str | None = None  # --timetable, a GTFS zip or the word `archive`
     quarantine: str | None = None  # --quarantine, a Parquet file
     start: str | None = None  # --from, ISO 8601
     to: str | None = None
-    params: dict | None = None  # beyond the defaults, as from --params; None: the defaults, or a search
+    # beyond the defaults, as from --params; None: the defaults, or a search
+    params: dict | None = None
     trials: int = 0  # 0: no search
     time_budget_seconds: int | None = None  # of the search, from the start of each attempt
     seed: int = 0
@@ -65,7 +103,8 @@ class Asked:
         return tuple(None if text is None else instant(text) for text in (self.start, self.to))
 
 # %% ../../nbs/ml/03_job.ipynb #da1496aa
-CALLED = {"source": "sources", "start": "from"}  # field → its name in `config.json` and `metrics.json`, where it is another
+# field → its name in `config.json` and `metrics.json`, where it is another
+CALLED = {"source": "sources", "start": "from"}
 
 
 def as_config(
@@ -82,17 +121,22 @@ def as_asked(
     names = {f.name: CALLED.get(f.name, f.name) for f in fields(Asked)}
     if not set(names.values()) <= set(config):
         raise ValueError("its config.json is not of this version; start a new run")
-    return Asked(**{name: config[called] for name, called in names.items()} | {"source": tuple(config["sources"])})
+    return Asked(
+        **{name: config[called] for name, called in names.items()}
+        | {"source": tuple(config["sources"])}
+    )
 
 # %% ../../nbs/ml/03_job.ipynb #f0364602
 def whole_number(
     most: int,
 ):  # text → number, as `argparse` wants it
     "Whole numbers from 0 on"
+
     def number(text: str) -> int:
         if not text.isdigit() or int(text) > most:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {most}")
         return int(text)
+
     return number
 
 # %% ../../nbs/ml/03_job.ipynb #30421fbb
@@ -101,12 +145,50 @@ def training_arguments(
 ) -> argparse.ArgumentParser:  # the same
     "Add what every training job takes"
     add_source_arguments(parser)
-    parser.add_argument("--trials", type=whole_number(10_000), metavar="N", help="search the parameters in so many trials (default: MBTA_ML_TRIALS, else 0: the default parameters)")
-    parser.add_argument("--time-budget", type=seconds_argument, metavar="SECONDS", help="with --trials: no trial begins after so many seconds of search, and none goes on")
-    parser.add_argument("--params", type=Path, metavar="FILE", help="JSON with parameters that replace the defaults; skips the search")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write experiments/, models/ and production_models/ there (default: MBTA_ML_HOME, else here)")
-    parser.add_argument("--seed", type=whole_number(2**63 - 1), metavar="N", help="for all that draws at random (default: MBTA_ML_SEED, else the project's)")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was killed: its name, its folder, or latest; takes everything else from there (--trials may ask for more, --time-budget for other time)")
+    parser.add_argument(
+        "--trials",
+        type=whole_number(10_000),
+        metavar="N",
+        help=(
+            "search the parameters in so many trials (default: MBTA_ML_TRIALS, else 0: the default"
+            " parameters)"
+        ),
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=seconds_argument,
+        metavar="SECONDS",
+        help="with --trials: no trial begins after so many seconds of search, and none goes on",
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        metavar="FILE",
+        help="JSON with parameters that replace the defaults; skips the search",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "write experiments/, models/ and production_models/ there (default: MBTA_ML_HOME, else"
+            " here)"
+        ),
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(2**63 - 1),
+        metavar="N",
+        help="for all that draws at random (default: MBTA_ML_SEED, else the project's)",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help=(
+            "go on with a run that was killed: its name, its folder, or latest; takes everything"
+            " else from there (--trials may ask for more, --time-budget for other time)"
+        ),
+    )
     return parser
 
 # %% ../../nbs/ml/03_job.ipynb #e0767496
@@ -122,11 +204,16 @@ def checked(
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(words[name])}")
         return value
     if name not in numbers:
-        raise ValueError(f"{name} is no parameter; expected some of {', '.join(sorted({*numbers, *words}))}")
+        raise ValueError(
+            f"{name} is no parameter; expected some of {', '.join(sorted({*numbers, *words}))}"
+        )
     whole, least, most = numbers[name]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not least <= value <= most or whole and value != int(value):
-        raise ValueError(f"{name} is {str(value)[:40] if number else repr(value)}; expected a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+        raise ValueError(
+            f"{name} is {str(value)[:40] if number else repr(value)}; expected a"
+            f" {'whole ' if whole else ''}number from {least:g} to {most:g}"
+        )
     return int(value) if whole else float(value)
 
 
@@ -137,11 +224,16 @@ def params_from(
 ) -> dict:
     "Parameters from a file, each of them checked"
     try:
-        given = json.loads(Path(path).read_text())
+        given = json.loads(read_text(Path(path)))
     except OSError as error:
-        raise ValueError(f"--params {path} cannot be read ({error.strerror}); expected a file of JSON") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON; expected an object such as {such_as}") from None
+        raise ValueError(
+            f"--params {path} cannot be read ({error.strerror}); expected a file of JSON"
+        ) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON; expected an object such"
+            f" as {such_as}"
+        ) from None
     if not isinstance(given, dict):
         raise ValueError(f"{path} holds no object; expected one such as {such_as}")
     try:
@@ -150,7 +242,8 @@ def params_from(
         raise ValueError(f"{path}: {error}") from None
 
 # %% ../../nbs/ml/03_job.ipynb #7a5c0727
-CLUSTER_THREADS = 32  # that a search counts on where RAY_ADDRESS names a cluster; what it hasn't got waits its turn
+# that a search counts on where RAY_ADDRESS names a cluster; trials get less where it has less
+CLUSTER_THREADS = 32
 
 
 def asked_of(
@@ -165,9 +258,25 @@ def asked_of(
     if a.time_budget and not trials:
         raise ValueError("--time-budget bounds a search; give --trials as well")
     threads = compute(one).threads
-    at_once, trial_threads = share_out(CLUSTER_THREADS if one.ray_address else threads, max(1, trials))
+    at_once, trial_threads = share_out(
+        CLUSTER_THREADS if cluster_of(one) else threads, max(1, trials)
+    )
     iso = lambda moment: None if moment is None else moment.isoformat()
-    return Asked(tuple(a.source or ["sample"]), a.timetable and str(a.timetable), a.quarantine and str(a.quarantine), iso(a.start), iso(a.to), read_params(a.params) if a.params else None, trials, a.time_budget, one.seed if a.seed is None else a.seed, one.train_rows, threads, at_once, trial_threads)
+    return Asked(
+        tuple(a.source or ["sample"]),
+        a.timetable and str(a.timetable),
+        a.quarantine and str(a.quarantine),
+        iso(a.start),
+        iso(a.to),
+        read_params(a.params) if a.params else None,
+        trials,
+        a.time_budget,
+        one.seed if a.seed is None else a.seed,
+        one.train_rows,
+        threads,
+        at_once,
+        trial_threads,
+    )
 
 # %% ../../nbs/ml/03_job.ipynb #a330f9ae
 def resumed(
@@ -176,20 +285,39 @@ def resumed(
     job: str,
 ) -> tuple[Run, Asked]:
     "The run to go on with, and what it was asked"
-    if given := [f"--{name}" for name in ("source", "timetable", "quarantine", "from", "to", "params", "seed") if getattr(a, "start" if name == "from" else name) is not None]:
-        raise ValueError(f"--resume takes {', '.join(given)} from the run; leave {'it' if len(given) == 1 else 'them'} out, or start a new run")
+    if given := [
+        f"--{name}"
+        for name in ("source", "timetable", "quarantine", "from", "to", "params", "seed")
+        if getattr(a, "start" if name == "from" else name) is not None
+    ]:
+        raise ValueError(
+            f"--resume takes {', '.join(given)} from the run; leave"
+            f" {'it' if len(given) == 1 else 'them'} out, or start a new run"
+        )
     run = find_run(one, a.resume)
     if run.job != job:
-        raise ValueError(f"run {run.name} is one of {run.job}, not of {job}; resume it with that job")
+        raise ValueError(
+            f"run {run.name} is one of {run.job}, not of {job}; resume it with that job"
+        )
     if state(run) == "finished":
-        raise ValueError(f"run {run.name} is finished: {run.experiment}; `python -m mbta_ml.registry promote {run.name}` puts its model to the gate")
+        raise ValueError(
+            f"run {run.name} is finished: {run.experiment}; `python -m mbta_ml.registry promote"
+            f" {run.name}` puts its model to the gate"
+        )
     try:
         asked = as_asked(read_json(run.experiment / "config.json"))
     except ValueError as error:
         raise ValueError(f"run {run.name} cannot go on: {error}") from None
     if a.trials is not None and (a.trials < asked.trials or not asked.trials):
-        raise ValueError(f"run {run.name} was asked for {asked.trials or 'no'} trials; --trials may only ask for more of a search")
-    return run, replace(asked, trials=a.trials or asked.trials, time_budget_seconds=a.time_budget or asked.time_budget_seconds)
+        raise ValueError(
+            f"run {run.name} was asked for {asked.trials or 'no'} trials; --trials may only ask for"
+            " more of a search"
+        )
+    return run, replace(
+        asked,
+        trials=a.trials or asked.trials,
+        time_budget_seconds=a.time_budget or asked.time_budget_seconds,
+    )
 
 # %% ../../nbs/ml/03_job.ipynb #8e6973d4
 class Log:
@@ -197,14 +325,24 @@ class Log:
 
     def __init__(
         self,
-        say=print,  # takes a line
+        say=say,  # takes a line
     ):
         self.say, self.lines, self.path = say, [], None
 
     def __call__(self, line: str) -> None:
-        "Say a line"
-        self.say(line)
-        self.lines.append("".join(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {part}\n" for part in line.splitlines() or [""]))
+        "Write a line down, then say it"
+        self.note(line)
+        with speaking():
+            self.say(line)
+
+    def note(self, line: str) -> None:
+        "Write a line down, without saying it"
+        self.lines.append(
+            "".join(
+                f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {part}\n"
+                for part in line.splitlines() or [""]
+            )
+        )
         if self.path:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(self.lines)
@@ -223,9 +361,19 @@ def parts_of(
     end: pd.Timestamp | None,  # where the records were cut
 ) -> dict[str, pd.DataFrame]:
     "The parts, or a sentence where there is too little to learn from"
-    parts = {name: frame[rows] for name, rows in split(frame, end).items()} if frame["arrival"].notna().any() else {}
-    if few := [f"{name} {len(part)}" for name, part in parts.items() if len(part) < 100] or ([] if parts else ["none has an arrival"]):
-        raise ValueError(f"too few examples to train on ({len(frame)} in all; {', '.join(few)}); each part needs 100, so give more records: more days, or a later --to")
+    parts = (
+        {name: frame[rows] for name, rows in split(frame, end).items()}
+        if frame["arrival"].notna().any()
+        else {}
+    )
+    if few := [f"{name} {len(part)}" for name, part in parts.items() if len(part) < ENOUGH] or (
+        [] if parts else ["none has an arrival"]
+    ):
+        raise ValueError(
+            f"too few examples to train on ({len(frame)} in all; {', '.join(few)}); each part needs"
+            f" {ENOUGH} that are made and have arrived in it, so give more records: more hours or"
+            " days, or a later --to"
+        )
     return parts
 
 
@@ -233,13 +381,18 @@ def last_known(
     sources: list[Records],
 ) -> pd.Timestamp:
     "A moment after the last record of the sources"
-    latest = max(pc.max(r.stop_events[f"{what}_recorded_at"]).as_py() or pd.Timestamp(0, tz="UTC") for r in sources for what in ("arrival", "departure"))
+    latest = max(
+        pc.max(r.stop_events[f"{what}_recorded_at"]).as_py() or pd.Timestamp(0, tz="UTC")
+        for r in sources
+        for what in ("arrival", "departure")
+    )
     return pd.Timestamp(latest) + pd.Timedelta(milliseconds=1)
 
 # %% ../../nbs/ml/03_job.ipynb #492379aa
 @dataclass(frozen=True)
 class Lesson:
     "What a job learns from"
+
     parts: dict[str, pd.DataFrame]  # as from `split`
     end: pd.Timestamp  # where the records end
     events: pa.Table  # the stop events
@@ -260,17 +413,30 @@ def lesson_of(
     "Examples of the sources, in parts"
     start, to = asked.span
     every = TICK_SECONDS if any(r.tracked for r in sources) else None
-    frame = examples(sources, every_seconds=every, start=start, at_most=asked.train_rows, seed=asked.seed).to_pandas()
+    frame = examples(
+        sources, every_seconds=every, start=start, at_most=asked.train_rows, seed=asked.seed
+    ).to_pandas()
     end = last_known(sources) if to is None else min(to, last_known(sources))
     parts = parts_of(frame, end)
-    no_leaks(sources, parts, end)
-    return Lesson(parts, end, pa.concat_tables([r.stop_events for r in sources]), every, all(r.synthetic for r in sources), len(frame))
+    with progress("checking for leaks"):
+        no_leaks(sources, parts, end)
+    return Lesson(
+        parts,
+        end,
+        pa.concat_tables([r.stop_events for r in sources]),
+        every,
+        all(r.synthetic for r in sources),
+        len(frame),
+    )
 
 # %% ../../nbs/ml/03_job.ipynb #b599ea76
 @dataclass(frozen=True)
 class Trained:
     "What a job found out, before anything of it is written"
-    shipped: object  # fitted on all rows; `.seconds(frame)`, `.band(frame)`, `.features`, `.residuals` (None: its band is its own)
+
+    # fitted on all rows; `.seconds(frame)`, `.band(frame)`, `.features`, `.residuals` (None: its
+    # band is its own)
+    shipped: object
     judged: object  # fitted on what lies before the test part
     content: bytes  # the shipped model in its own format
     suffix: str  # of its file, such as `json`
@@ -282,9 +448,11 @@ class Trained:
     trials: list[Trial] = field(default_factory=list)
     space: dict = field(default_factory=dict)  # that was searched
     about: dict = field(default_factory=dict)  # what the sidecar says besides
-    files: dict[str, bytes] = field(default_factory=dict)  # name → what else goes into the model's folder
+    # name → what else goes into the model's folder
+    files: dict[str, bytes] = field(default_factory=dict)
 
 # %% ../../nbs/ml/03_job.ipynb #3cb2ef5f
+@progress("judging")
 def metrics(
     trained: Trained,
     lesson: Lesson,
@@ -294,13 +462,38 @@ def metrics(
     "The figures of a run, on the test part"
     test = lesson.parts["test"]
     added, rows = test["added"].to_numpy(bool), judged(test)
-    found = {"rows": int(rows.sum()), "test": compare(test, model=seconds), "band": band(test, *trained.judged.band(test, seconds)),
-             "better_than_lookup": difference(test[rows], seconds[rows], test["lookup_seconds"].to_numpy(np.float64)[rows], asked.seed),
-             "sources": list(asked.source), "from": asked.start, "to": asked.to, "seed": asked.seed, "train_seconds": round(trained.train_seconds, 2), "synthetic": lesson.synthetic}
-    return found | ({"added": compare(test[added], model=seconds[added])} if (added & rows).any() else {})
+    found = {
+        "rows": int(rows.sum()),
+        "test": compare(test, model=seconds),
+        "band": band(test, *trained.judged.band(test, seconds)),
+        "better_than_lookup": difference(
+            test[rows], seconds[rows], test["lookup_seconds"].to_numpy(np.float64)[rows], asked.seed
+        ),
+        "sources": list(asked.source),
+        "from": asked.start,
+        "to": asked.to,
+        "seed": asked.seed,
+        "train_seconds": round(trained.train_seconds, 2),
+        "synthetic": lesson.synthetic,
+    }
+    found |= {"rests_on": said} if (said := rests_on(lesson.parts)) else {}
+    return found | (
+        {"added": compare(test[added], model=seconds[added])} if (added & rows).any() else {}
+    )
 
 # %% ../../nbs/ml/03_job.ipynb #2f3fec1c
-JUDGED = ["service_date", "trip_id", "vehicle_id", "stop_id", "made_at", "travel_seconds", "lookup_seconds", "model_seconds", "low_seconds", "high_seconds"]
+JUDGED = [
+    "service_date",
+    "trip_id",
+    "vehicle_id",
+    "stop_id",
+    "made_at",
+    "travel_seconds",
+    "lookup_seconds",
+    "model_seconds",
+    "low_seconds",
+    "high_seconds",
+]
 
 
 def judged_rows(
@@ -309,7 +502,9 @@ def judged_rows(
     band: tuple[np.ndarray, np.ndarray],
 ) -> pd.DataFrame:  # `JUDGED`
     "What was said of each row that counts"
-    return test.assign(model_seconds=seconds, low_seconds=band[0], high_seconds=band[1]).loc[judged(test), JUDGED]
+    return test.assign(model_seconds=seconds, low_seconds=band[0], high_seconds=band[1]).loc[
+        judged(test), JUDGED
+    ]
 
 # %% ../../nbs/ml/03_job.ipynb #7a16b040
 def sidecar(
@@ -321,10 +516,44 @@ def sidecar(
 ) -> dict:
     "What is said of a model beside it"
     model = trained.shipped
-    return {"kind": run.job, "run": run.name, "target": "travel_seconds - lookup_seconds", "features": model.features, "types": {name: "float32" for name in model.features},
-            "every_seconds": lesson.every_seconds, "until": lesson.end.isoformat(), "params": trained.params, "rounds": trained.rounds, "rows": {name: len(part) for name, part in lesson.parts.items()},
-            "fitted_on": "all settled rows, after the test part had been judged with the model of the rows before it", **({"residuals": asdict(model.residuals)} if model.residuals else {"band_from": "quantiles"}), **trained.about, "extent": extent(lesson.events),
-            "fingerprint": fingerprint(lesson.events), **{k: found[k] for k in ("test", "band", "better_than_lookup", "sources", "from", "to", "seed", "synthetic")}, **provenance(revision)}
+    return {
+        "kind": run.job,
+        "run": run.name,
+        "target": "travel_seconds - lookup_seconds",
+        "features": model.features,
+        "types": {name: "float32" for name in model.features},
+        "every_seconds": lesson.every_seconds,
+        "until": lesson.end.isoformat(),
+        "params": trained.params,
+        "rounds": trained.rounds,
+        "rows": {name: len(part) for name, part in lesson.parts.items()},
+        "fitted_on": (
+            "all settled rows, after the test part had been judged with the model of the rows"
+            " before it"
+        ),
+        **(
+            {"residuals": asdict(model.residuals)}
+            if model.residuals
+            else {"band_from": "quantiles"}
+        ),
+        **trained.about,
+        "extent": extent(lesson.events),
+        "fingerprint": fingerprint(lesson.events),
+        **{
+            k: found[k]
+            for k in (
+                "test",
+                "band",
+                "better_than_lookup",
+                "sources",
+                "from",
+                "to",
+                "seed",
+                "synthetic",
+            )
+        },
+        **provenance(revision),
+    }
 
 # %% ../../nbs/ml/03_job.ipynb #853aa792
 def searched(
@@ -333,13 +562,27 @@ def searched(
     "What a search found, by name"
     if not trained.trials:
         return None
-    best, first = best_of(trained.trials), [t.error_seconds for t in trained.trials if t.number == 0 and t.error_seconds is not None]
+    best, first = (
+        best_of(trained.trials),
+        [t.error_seconds for t in trained.trials if t.number == 0 and t.error_seconds is not None],
+    )
     ended = pd.Series([t.state for t in trained.trials]).value_counts()
-    return {"trials": ", ".join(f"{n} {name}" for name, n in ended.items()), "best trial": f"{best.number + 1}, validation error {best.error_seconds:.2f} s after {best.rounds} rounds",
-            **({"first trial (the defaults)": f"{first[0]:.2f} s"} if first else {}),
-            **({"importance": ", ".join(f"{name} {share:.0%}" for name, share in weights.items())} if (weights := importances(trained.space, trained.trials)) else {})}
+    return {
+        "trials": ", ".join(f"{n} {name}" for name, n in ended.items()),
+        "best trial": (
+            f"{best.number + 1}, validation error {best.error_seconds:.2f} s after {best.rounds}"
+            " rounds"
+        ),
+        **({"first trial (the defaults)": f"{first[0]:.2f} s"} if first else {}),
+        **(
+            {"importance": ", ".join(f"{name} {share:.0%}" for name, share in weights.items())}
+            if (weights := importances(trained.space, trained.trials))
+            else {}
+        ),
+    }
 
 
+@progress("drawing")
 def draw(
     trained: Trained,
     lesson: Lesson,
@@ -349,15 +592,29 @@ def draw(
 ) -> dict:  # name → figure
     "The pictures of a run"
     model = trained.judged  # whose errors are shown
-    drawn = pictures(found, lesson.parts["test"], seconds, band, lesson.events, trained.curves, trained.rounds, getattr(model, "booster", None), model.features)
+    drawn = pictures(
+        found,
+        lesson.parts["test"],
+        seconds,
+        band,
+        lesson.events,
+        trained.curves,
+        trained.rounds,
+        getattr(model, "booster", None),
+        model.features,
+    )
     if len(trained.trials) > 1 and best_of(trained.trials):
-        drawn |= {"trials": plot_trials(trained.trials), "parameters": plot_parameters(trained.space, trained.trials)}
+        drawn |= {
+            "trials": plot_trials(trained.trials),
+            "parameters": plot_parameters(trained.space, trained.trials),
+        }
     return drawn
 
 # %% ../../nbs/ml/03_job.ipynb #4d26173a
 @dataclass
 class Work:
     "What a learning function gets"
+
     asked: Asked
     lesson: Lesson
     one: Settings
@@ -367,7 +624,14 @@ class Work:
     @cached_property
     def tracker(self) -> Tracker:
         "W&B, from when it is first needed"
-        return track(self.one, self.run.job, self.run.name, self.run.experiment, read_json(self.run.experiment / "config.json"), self.log)
+        return track(
+            self.one,
+            self.run.job,
+            self.run.name,
+            self.run.experiment,
+            read_json(self.run.experiment / "config.json"),
+            self.log,
+        )
 
     def search(
         self,
@@ -378,11 +642,27 @@ class Work:
     ) -> list[Trial]:
         "The trials that were asked for; those of an earlier attempt are not tried again"
         done = read_trials(self.run.experiment / "trials.jsonl")
-        self.log(f"searching: {self.asked.trials} trials, {self.asked.at_once} at a time" + (f"; {len(done)} are done already" if done else ""))
-        for trial in done:  # a kill may have come between the journal and the tracker, which skips what it knows
+        self.log(
+            f"searching: {self.asked.trials} trials, {self.asked.at_once} at a time"
+            + (f"; {len(done)} are done already" if done else "")
+        )
+        # a kill may have come between the journal and the tracker, which skips what it knows
+        for trial in done:
             self.track(trial)
-        return search(trial_class, data, space, first, self.asked.trials, self.run.experiment, replace(self.one, seed=self.asked.seed), self.asked.at_once, self.asked.trial_threads,
-                      self.asked.time_budget_seconds, self.log, self.track)
+        return search(
+            trial_class,
+            data,
+            space,
+            first,
+            self.asked.trials,
+            self.run.experiment,
+            replace(self.one, seed=self.asked.seed),
+            self.asked.at_once,
+            self.asked.trial_threads,
+            self.asked.time_budget_seconds,
+            self.log,
+            self.track,
+        )
 
     def production(self, trained: Trained) -> Path:
         "The file that the model may replace"
@@ -390,23 +670,33 @@ class Work:
 
     def track(self, trial: Trial) -> None:
         "A trial, for W&B"
-        self.tracker.trial(trial.number, trial.params, trial.curve, {"state": trial.state, "error_seconds": trial.error_seconds, "rounds": trial.rounds})
+        self.tracker.trial(
+            trial.number,
+            trial.params,
+            trial.curve,
+            {"state": trial.state, "error_seconds": trial.error_seconds, "rounds": trial.rounds},
+        )
 
 # %% ../../nbs/ml/03_job.ipynb #6fee728c
 def kept_plan(
     work: Work,
-    given,  # what the command line asks for beyond what every job takes, a dataclass; None: a run is resumed
+    # what the command line asks for beyond what every job takes, a dataclass; None: a run is
+    # resumed
+    given,
     kind: type,  # of it
 ):  # the same, or that of the resumed run
     "The plan of a run, which its folder keeps for a resumed one"
     path = work.run.experiment / "plan.json"
     if not path.is_file():
         if given is None:
-            raise ValueError(f"{path} is missing, so nobody knows what was planned; start a new run")
+            raise ValueError(
+                f"{path} is missing, so nobody knows what was planned; start a new run"
+            )
         write_json(path, asdict(given))
     return kind(**read_json(path))
 
 # %% ../../nbs/ml/03_job.ipynb #adb515e0
+@progress("saving")
 def keep(
     work: Work,
     trained: Trained,
@@ -420,21 +710,58 @@ def keep(
     for name, content in trained.files.items():
         with atomic_path(run.model / name) as whole:
             whole.write_bytes(content)
-    model = save_model(run.model / f"{run.job}.{trained.suffix}", trained.content, meta, lesson.memory)
+    model = save_model(
+        run.model / f"{run.job}.{trained.suffix}", trained.content, meta, lesson.memory
+    )
     drawn = draw(trained, lesson, found, seconds, band)
     files = save_pictures(drawn, run.model / "plots")
-    shutil.copytree(run.model / "plots", run.experiment / "plots", dirs_exist_ok=True)
+    copy_files(run.model / "plots", run.experiment / "plots")
     why = gate(meta, work.production(trained))
     with atomic_path(run.model / "README.md") as whole:
-        whole.write_text(card(found, read_sidecar(companions(model)[0]), [str(p.relative_to(run.model)) for p in files.values()], searched(trained), f"not promoted: {why}" if why else "passed the gate", str(model)), encoding="utf-8")
+        whole.write_text(
+            card(
+                found,
+                read_sidecar(companions(model)[0]),
+                [str(p.relative_to(run.model)) for p in files.values()],
+                searched(trained),
+                f"not promoted: {why}" if why else "passed the gate",
+                str(model),
+            ),
+            encoding="utf-8",
+        )
     with atomic_path(run.experiment / "judged.parquet") as whole:
-        pq.write_table(pa.Table.from_pandas(judged_rows(lesson.parts["test"], seconds, band), preserve_index=False), whole, compression="zstd")
-    write_json(run.model / "params.json", {name: value for name, value in trained.params.items() if name not in ("seed", "nthread")} | {"rounds": trained.most_rounds})
+        pq.write_table(
+            pa.Table.from_pandas(
+                judged_rows(lesson.parts["test"], seconds, band), preserve_index=False
+            ),
+            whole,
+            compression="zstd",
+        )
+    write_json(
+        run.model / "params.json",
+        {name: value for name, value in trained.params.items() if name not in ("seed", "nthread")}
+        | {"rounds": trained.most_rounds},
+    )
     write_json(run.model / "metrics.json", found)
     write_json(run.experiment / "metrics.json", found)
     return model, files
 
 # %% ../../nbs/ml/03_job.ipynb #a2f4c7d9
+def how_to_predict(
+    asked: Asked,
+    model: Path,
+) -> str:
+    "The command that predicts with what came out: what follows --to, where the records were cut"
+    words = [
+        *(f"--source {shlex.quote(uri)}" for uri in asked.source),
+        *([f"--timetable {shlex.quote(asked.timetable)}"] if asked.timetable else []),
+        *([f"--from {asked.to}"] if asked.to else []),
+    ]
+    use = f"--model {shlex.quote(str(model))} --out predictions.parquet"
+    return " ".join(["python -m mbta_ml.predict", *words, use])
+
+
+@progress("finishing")
 def finish(
     work: Work,
     trained: Trained,
@@ -450,7 +777,17 @@ def finish(
     work.tracker.pictures(files)
     work.tracker.model(model, run.job, read_sidecar(companions(model)[0]))
     log(report(found))
-    for line in (f"\nrun          {run.experiment}", f"model        {model}", f"card         {run.model / 'README.md'}", f"production   {said}", work.tracker.close()):
+    if "rests_on" in found:
+        log(f"note: {found['rests_on']}")
+    use = model if said.startswith("not promoted") else work.production(trained)
+    for line in (
+        f"\nrun          {run.experiment}",
+        f"model        {model}",
+        f"card         {run.model / 'README.md'}",
+        f"production   {said}",
+        f"predict      {how_to_predict(work.asked, use)}",
+        work.tracker.close(),
+    ):
         log(line)
     return found
 
@@ -464,37 +801,74 @@ def writable(
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"{folder.absolute()} cannot be written to ({error.strerror}); give --out or MBTA_ML_HOME a folder that has room and may be written to") from None
+        raise OSError(
+            f"{folder.absolute()} cannot be written to ({error.strerror}); give --out or"
+            " MBTA_ML_HOME a folder that has room and may be written to"
+        ) from None
 
 
 def code_of(
     one: Settings,
 ) -> dict:
     "The versions that a search depends on"
-    return {name: version for name, version in provenance(one.revision)["packages"].items() if name in ("mbta_ml", "xgboost", "xgboost-cpu", "torch", "optuna")}
+    return {
+        name: version
+        for name, version in provenance(one.revision)["packages"].items()
+        if name in ("mbta_ml", "xgboost", "xgboost-cpu", "torch", "optuna")
+    }
 
 # %% ../../nbs/ml/03_job.ipynb #45cb6763
+@progress("")
 def run_job(
     job: str,  # its name, such as `xgboost`
     learn,  # Work → Trained
     asked: Asked,
     one: Settings,
     run: Run | None = None,  # to go on with; None: a new one
-    say=print,
+    say=say,
 ) -> dict:  # `metrics.json`
     "A training job, from what was asked to a finished run"
     log, began = Log(say), time.monotonic()
     writable(one.home)
+    tidy(one)
     start, to = asked.span
-    lesson = lesson_of(read_sources(list(asked.source), one, to, asked.timetable and Path(asked.timetable), start, asked.quarantine and Path(asked.quarantine)), asked)
-    log(f"{lesson.rows:,} examples of {lesson.events.num_rows:,} stop events{f' (a share of the instants, for at most {asked.train_rows:,} rows)' if lesson.rows > 0.9 * asked.train_rows else ''} in {time.monotonic() - began:.0f} s; " + ", ".join(f"{name} {len(part):,}" for name, part in lesson.parts.items()))
+    lesson = lesson_of(
+        read_sources(
+            list(asked.source),
+            one,
+            to,
+            asked.timetable and Path(asked.timetable),
+            start,
+            asked.quarantine and Path(asked.quarantine),
+        ),
+        asked,
+    )
+    log(
+        f"{lesson.rows:,} examples of {lesson.events.num_rows:,} stop"
+        f" events{f' (a share of the instants, for at most {asked.train_rows:,} rows)' if lesson.rows > 0.9 * asked.train_rows else ''}"
+        f" in {time.monotonic() - began:.0f} s; "
+        + ", ".join(f"{name} {len(part):,}" for name, part in lesson.parts.items())
+    )
     print_of = fingerprint(lesson.events)
     known = read_json(run.experiment / "config.json") if run else {}
     if run and known.get("fingerprint") != print_of:
-        raise ValueError(f"the sources have changed since run {run.name} was started; its trials don't hold for them: start a new run")
+        raise ValueError(
+            f"the sources have changed since run {run.name} was started; its trials don't hold for"
+            " them: start a new run"
+        )
     if run and known.get("code") != code_of(one):
-        log("note: the code or its packages are not those the run was started with; the trials may not compare")
-    config = {**as_config(asked), "fingerprint": print_of, "examples": lesson.rows, "synthetic": lesson.synthetic, "settings": asdict(one), "code": code_of(one)}
+        log(
+            "note: the code or its packages are not those the run was started with; the trials may"
+            " not compare"
+        )
+    config = {
+        **as_config(asked),
+        "fingerprint": print_of,
+        "examples": lesson.rows,
+        "synthetic": lesson.synthetic,
+        "settings": asdict(one),
+        "code": code_of(one),
+    }
     run = run or new_run(one, job, config)
     with working_on(run):
         if known:  # more trials or other time may have been asked for
@@ -502,7 +876,8 @@ def run_job(
         return work_on(Work(asked, lesson, one, run, log), learn)
 
 # %% ../../nbs/ml/03_job.ipynb #3fa4e133
-CHECKPOINTS = "checkpoints"  # folder of the experiment, where a job that writes such has them until the run is whole
+# folder of the experiment, where a job that writes such has them until the run is whole
+CHECKPOINTS = "checkpoints"
 
 
 def work_on(
@@ -513,19 +888,24 @@ def work_on(
     run, home, log = work.run, work.one.home, work.log
     try:
         log.to(run.experiment / "run.log")
-        with contextlib.closing(work.tracker):
+        with contextlib.closing(work.tracker), listening(log.note):
             found = finish(work, learn(work))
         shutil.rmtree(run.experiment / CHECKPOINTS, ignore_errors=True)
         return found
     except BaseException as error:
         if (run.experiment / "metrics.json").is_file():
-            print(f"the run itself is whole, what failed came after it: {run.experiment}", file=sys.stderr)
-        elif read_trials(run.experiment / "trials.jsonl") or any((run.experiment / CHECKPOINTS).glob("*")):
-            print(f"what is done is kept; go on with: --resume {run.experiment}", file=sys.stderr)
+            say(f"the run itself is whole, what failed came after it: {run.experiment}", sys.stderr)
+        elif read_trials(run.experiment / "trials.jsonl") or any(
+            (run.experiment / CHECKPOINTS).glob("*")
+        ):
+            say(f"what is done is kept; go on with: --resume {run.experiment}", sys.stderr)
         else:
             clear_run(run)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(f"no room left in {home.absolute()}; free some, or give --out or MBTA_ML_HOME a folder that has room") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                f"no room left in {home.absolute()}; free some, or give --out or MBTA_ML_HOME a"
+                " folder that has room"
+            ) from None
         raise
 
 # %% ../../nbs/ml/03_job.ipynb #f6b44129

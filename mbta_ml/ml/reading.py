@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['TRIP', 'EARTH_KM', 'FEATURE_GROUPS', 'plot_learning_curve', 'contributions', 'affordable', 'plot_importance',
-           'readable', 'middle', 'plot_contributions', 'worst_trips', 'along_km', 'trip_stops', 'minutes',
-           'what_happened', 'one_sided', 'verdict', 'said_of', 'plot_trip', 'messages', 'pictures', 'save_pictures',
-           'grouped', 'extent', 'markdown_table', 'limits', 'learned_from', 'judged_by', 'chosen_by', 'card']
+           'readable', 'middle', 'plot_contributions', 'worst_trips', 'along_km', 'station_names', 'trip_stops',
+           'minutes', 'what_happened', 'one_sided', 'verdict', 'said_of', 'spaced', 'plot_trip', 'messages', 'pictures',
+           'save_pictures', 'grouped', 'extent', 'markdown_table', 'limits', 'learned_from', 'judged_by', 'chosen_by',
+           'card']
 
 # %% ../../nbs/ml/02_reading.ipynb #a17f0257
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +20,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..etl.network import network
 from ..etl.records import BOSTON
 from ..files import atomic_path
 from ..etl.xgboost_etl import FEATURES, HORIZON_SECONDS
-from .ml_utils import as_table, by_slice, judged, plot_by_horizon, plot_by_slice, plot_tolerances
+from mbta_ml.ml.ml_utils import (
+    as_table,
+    by_slice,
+    judged,
+    plot_by_horizon,
+    plot_by_slice,
+    plot_tolerances,
+)
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -38,7 +48,13 @@ def plot_learning_curve(
 
     fig, ax = plt.subplots(figsize=(7, 3.2))
     for part, errors in curves.items():
-        ax.plot(np.arange(1, len(errors) + 1), errors, color="0.5" if part == "train" else "C0", lw=1.4 if part == "train" else 2.2, label=part)
+        ax.plot(
+            np.arange(1, len(errors) + 1),
+            errors,
+            color="0.5" if part == "train" else "C0",
+            lw=1.4 if part == "train" else 2.2,
+            label=part,
+        )
     ax.axvline(rounds, color="0.6", ls=":", label=f"kept: {rounds} rounds")
     ax.set(title=title, xlabel="round", ylabel="mean absolute error, seconds", xlim=(0, None))
     ax.legend(frameon=False)
@@ -55,11 +71,15 @@ def contributions(
 ) -> pd.DataFrame:  # seconds, a column per feature, the index of the rows drawn; `attrs["bias_seconds"]`: the constant
     "By how many seconds each feature moved each prediction of a share of the rows"
     import xgboost as xgb
-    from mbta_ml.predict import matrix
+    from mbta_ml.models import matrix
 
-    drawn = np.sort(np.random.default_rng(seed).choice(len(frame), min(at_most, len(frame)), replace=False))
+    drawn = np.sort(
+        np.random.default_rng(seed).choice(len(frame), min(at_most, len(frame)), replace=False)
+    )
     some = frame.iloc[drawn]
-    moved = booster.predict(xgb.DMatrix(matrix(some, features), feature_names=features), pred_contribs=True)
+    moved = booster.predict(
+        xgb.DMatrix(matrix(some, features), feature_names=features), pred_contribs=True
+    )
     found = pd.DataFrame(moved[:, :-1].astype(np.float64), index=some.index, columns=features)
     found.attrs["bias_seconds"] = float(moved[0, -1]) if len(moved) else 0.0
     return found
@@ -99,8 +119,14 @@ def readable(
     if name == "minute_of_day":
         return values / 60, "hour of Boston's day"
     if name.endswith("_seconds"):
-        return (values / 60, "minutes") if values.abs().quantile(0.95) > 300 else (values, "seconds")
-    return (100 * values, "% beyond usual") if name.startswith(("line_", "network_")) else (values, name.replace("_", " "))
+        return (
+            (values / 60, "minutes") if values.abs().quantile(0.95) > 300 else (values, "seconds")
+        )
+    return (
+        (100 * values, "% beyond usual")
+        if name.startswith(("line_", "network_"))
+        else (values, name.replace("_", " "))
+    )
 
 
 def middle(
@@ -124,20 +150,37 @@ def plot_contributions(
 
     names = contributed.abs().mean().nlargest(most).index
     across = min(3, len(names))
-    fig, axes = plt.subplots(-(-len(names) // across), across, figsize=(9, 0.6 + 2.4 * -(-len(names) // across)), sharey=True, squeeze=False, layout="constrained")
-    for ax in axes.flat[len(names):]:
+    fig, axes = plt.subplots(
+        -(-len(names) // across),
+        across,
+        figsize=(9, 0.6 + 2.4 * -(-len(names) // across)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     for ax, name in zip(axes.flat, names):
         value, unit = readable(name, values.loc[contributed.index, name].astype("float64"))
         known = value.notna()
         ax.axhline(0, color="0.6", lw=0.8)
-        ax.scatter(value[known], contributed.loc[known, name], s=5, alpha=0.25, lw=0, rasterized=True)
+        ax.scatter(
+            value[known], contributed.loc[known, name], s=5, alpha=0.25, lw=0, rasterized=True
+        )
         line = middle(value[known], contributed.loc[known, name])
         ax.plot(line["value"], line["moved"], color="0.1", lw=1.8)
         if known.any():
             ax.set_xlim(*np.quantile(value[known], [0.01, 0.99]) + np.array([-1e-3, 1e-3]))
         if (~known).mean() > 0.01:
-            ax.text(0.03, 0.95, f"unknown ({(~known).mean():.0%}): {contributed.loc[~known, name].median():+.0f} s", transform=ax.transAxes, fontsize=8, va="top", color="0.3")
+            ax.text(
+                0.03,
+                0.95,
+                f"unknown ({(~known).mean():.0%}): {contributed.loc[~known, name].median():+.0f} s",
+                transform=ax.transAxes,
+                fontsize=8,
+                va="top",
+                color="0.3",
+            )
         ax.set_title(name.removesuffix("_seconds"), fontsize=12)
         ax.set_xlabel(unit)
     low, high = np.quantile(contributed[names], [0.002, 0.998])
@@ -155,13 +198,28 @@ def worst_trips(
     seconds: np.ndarray,  # predicted
     most: int = 3,
     at_least: int = 10,  # judged rows
-) -> list[tuple]:  # (service_date, trip_id, vehicle_id), the worst first; vehicle_id None where a source has none
+) -> list[
+    tuple
+]:  # (service_date, trip_id, vehicle_id), the worst first; vehicle_id None where a source has none
     "The trips with the largest mean absolute error, one per day, route and direction"
     rows = judged(frame)
-    trips = frame.loc[rows, [*TRIP, "route_id", "direction_id"]].assign(wrong=np.abs(frame["travel_seconds"].to_numpy(np.float64) - seconds)[rows])
-    found = trips.groupby([*TRIP, "route_id", "direction_id"], dropna=False)["wrong"].agg(["mean", "size"]).reset_index()
-    found = found[found["size"] >= at_least].sort_values(["mean", "trip_id"], ascending=[False, True]).drop_duplicates(["service_date", "route_id", "direction_id"])
-    return [(date, trip, None if pd.isna(vehicle) else vehicle) for date, trip, vehicle in found[TRIP].head(most).itertuples(index=False)]
+    trips = frame.loc[rows, [*TRIP, "route_id", "direction_id"]].assign(
+        wrong=np.abs(frame["travel_seconds"].to_numpy(np.float64) - seconds)[rows]
+    )
+    found = (
+        trips.groupby([*TRIP, "route_id", "direction_id"], dropna=False)["wrong"]
+        .agg(["mean", "size"])
+        .reset_index()
+    )
+    found = (
+        found[found["size"] >= at_least]
+        .sort_values(["mean", "trip_id"], ascending=[False, True])
+        .drop_duplicates(["service_date", "route_id", "direction_id"])
+    )
+    return [
+        (date, trip, None if pd.isna(vehicle) else vehicle)
+        for date, trip, vehicle in found[TRIP].head(most).itertuples(index=False)
+    ]
 
 # %% ../../nbs/ml/02_reading.ipynb #ca3c23be
 EARTH_KM = 6371.0
@@ -172,26 +230,69 @@ def along_km(
     longitude: np.ndarray,
 ) -> np.ndarray:  # 0 for the first
     "Distance along the stops, by great circles from each to the next"
-    lat, lon = np.radians(np.asarray(latitude, np.float64)), np.radians(np.asarray(longitude, np.float64))
-    half = np.sin(np.diff(lat) / 2) ** 2 + np.cos(lat[:-1]) * np.cos(lat[1:]) * np.sin(np.diff(lon) / 2) ** 2
+    lat, lon = (
+        np.radians(np.asarray(latitude, np.float64)),
+        np.radians(np.asarray(longitude, np.float64)),
+    )
+    half = (
+        np.sin(np.diff(lat) / 2) ** 2
+        + np.cos(lat[:-1]) * np.cos(lat[1:]) * np.sin(np.diff(lon) / 2) ** 2
+    )
     return np.concatenate([[0.0], np.cumsum(2 * EARTH_KM * np.arcsin(np.sqrt(half)))])[: len(lat)]
+
+
+@cache
+def station_names() -> dict[str, str]:  # stop_id and station_id → name
+    "What the MBTA calls the stations of the simulated network, which are real ones"
+    stops = network().melt("name", ["stop_id", "station_id"]).dropna(subset="value")
+    return dict(zip(stops["value"], stops["name"]))
 
 
 def trip_stops(
     events: pa.Table,  # stop events
     trip: tuple,  # service_date, trip_id, vehicle_id
-) -> pd.DataFrame:  # the stop events of the trip in order, with `up`, and in `attrs["unit"]` what that is: km, else the stop's number
+    names: dict[str, str] | None = None,  # stop_id or station_id → name, where a source has them
+) -> pd.DataFrame:  # the stop events of the trip in order, with `name` and `up`, and in `attrs["unit"]` what that is: km, else the stop's number
     "The stops of one trip, and how far up each is drawn"
     date, trip_id, vehicle_id = trip
-    rows = pc.and_(pc.equal(events["trip_id"], trip_id), pc.equal(events["service_date"], pa.scalar(date, pa.date32())))
-    stops = events.filter(pc.and_(rows, pc.is_null(events["vehicle_id"]) if vehicle_id is None else pc.equal(events["vehicle_id"], vehicle_id))).to_pandas()
-    scheduled, seen = (stops[first].fillna(stops[second]) for first, second in (("scheduled_arrival", "scheduled_departure"), ("arrival", "departure")))
+    rows = pc.and_(
+        pc.equal(events["trip_id"], trip_id),
+        pc.equal(events["service_date"], pa.scalar(date, pa.date32())),
+    )
+    stops = events.filter(
+        pc.and_(
+            rows,
+            (
+                pc.is_null(events["vehicle_id"])
+                if vehicle_id is None
+                else pc.equal(events["vehicle_id"], vehicle_id)
+            ),
+        )
+    ).to_pandas()
+    scheduled, seen = (
+        stops[first].fillna(stops[second])
+        for first, second in (
+            ("scheduled_arrival", "scheduled_departure"),
+            ("arrival", "departure"),
+        )
+    )
     if stops.empty:
-        raise ValueError(f"trip {trip_id} of {date} with vehicle {vehicle_id} is not among the stop events; give those of the source that it was predicted from")
-    stops["at"] = scheduled if scheduled.notna().all() else seen  # a feed's stop numbers are not always in order
+        raise ValueError(
+            f"trip {trip_id} of {date} with vehicle {vehicle_id} is not among the stop events; give"
+            " those of the source that it was predicted from"
+        )
+    # a feed's stop numbers are not always in order
+    stops["at"] = scheduled if scheduled.notna().all() else seen
     stops = stops[stops["at"].notna()].sort_values(["at", "stop_sequence"], ignore_index=True)
+    names = station_names() | (names or {})
+    named = stops["station_id"].map(names).fillna(stops["stop_id"].map(names))
+    stops["name"] = named.fillna(stops["station_id"].str.removeprefix("place-"))
     placed = stops[["latitude", "longitude"]].notna().all(axis=None)
-    stops["up"] = along_km(stops["latitude"], stops["longitude"]) if placed else np.arange(1.0, len(stops) + 1)
+    stops["up"] = (
+        along_km(stops["latitude"], stops["longitude"])
+        if placed
+        else np.arange(1.0, len(stops) + 1)
+    )
     stops.attrs["unit"] = "km along its stops" if placed else "stop of the trip"
     return stops
 
@@ -211,20 +312,49 @@ def what_happened(
 ) -> str:
     "Where a trip lost or gained most of its time against the timetable"
     seen = stops[stops["arrival"].notna() | stops["departure"].notna()]
-    come, leave = seen["arrival"].fillna(seen["departure"]), seen["departure"].fillna(seen["arrival"])
-    due, off = seen["scheduled_arrival"].fillna(seen["scheduled_departure"]), seen["scheduled_departure"].fillna(seen["scheduled_arrival"])
-    name = seen["station_id"].str.removeprefix("place-").to_numpy()
+    come, leave = (
+        seen["arrival"].fillna(seen["departure"]),
+        seen["departure"].fillna(seen["arrival"]),
+    )
+    due, off = (
+        seen["scheduled_arrival"].fillna(seen["scheduled_departure"]),
+        seen["scheduled_departure"].fillna(seen["scheduled_arrival"]),
+    )
+    name = seen["name"].to_numpy()
     held = ((leave - come) - (off - due).fillna(pd.Timedelta(0))).dt.total_seconds().to_numpy()
     if len(seen) < 2 or not (due.notna().all() or held.max() >= notable_seconds):
         return "No timetable to hold it against"
     running = ((come.shift(-1) - leave) - (due.shift(-1) - off)).dt.total_seconds().to_numpy()[:-1]
-    lost = {f"{'Held' if s > 0 else 'Left early by'} {minutes(s)} at {name[i]}": s for i, s in enumerate(held)}
-    lost |= {f"{minutes(s)} {'slower' if s > 0 else 'faster'} than the timetable from {name[i]} to {name[i + 1]}": s for i, s in enumerate(running) if not np.isnan(s)}
+    lost = {
+        f"{'Held' if s > 0 else 'Left early by'} {minutes(s)} at {name[i]}": s
+        for i, s in enumerate(held)
+    }
+    lost |= {
+        f"{minutes(s)} {'slower' if s > 0 else 'faster'} than the timetable from {name[i]} to {name[i + 1]}": (
+            s
+        )
+        for i, s in enumerate(running)
+        if not np.isnan(s)
+    }
     total = ((come - due).iloc[-1] - (leave - off).iloc[0]).total_seconds()
-    sentence, most = max(((told, s) for told, s in lost.items() if s * side >= 0), key=lambda item: abs(item[1]), default=("", 0.0))
+    sentence, most = max(
+        ((told, s) for told, s in lost.items() if s * side >= 0),
+        key=lambda item: abs(item[1]),
+        default=("", 0.0),
+    )
     if total * side >= 0 and abs(total) >= notable_seconds and abs(most) < 0.5 * abs(total):
-        return f"{'Lost' if total > 0 else 'Made up'} {minutes(total)} bit by bit from {name[0]} to {name[-1]}"
-    return sentence if abs(most) >= notable_seconds else f"No stop or link {minutes(notable_seconds)} {'slower than' if side > 0 else 'faster than' if side < 0 else 'off'} the timetable"
+        return (
+            f"{'Lost' if total > 0 else 'Made up'} {minutes(total)} bit by bit from {name[0]} to"
+            f" {name[-1]}"
+        )
+    return (
+        sentence
+        if abs(most) >= notable_seconds
+        else (
+            f"No stop or link {minutes(notable_seconds)}"
+            f" {'slower than' if side > 0 else 'faster than' if side < 0 else 'off'} the timetable"
+        )
+    )
 
 # %% ../../nbs/ml/02_reading.ipynb #70bf0e82
 def one_sided(
@@ -232,7 +362,11 @@ def one_sided(
 ) -> int:  # 1: it came later than said; -1: earlier; 0: now this, now that
     "Whether a trip's predictions were wrong to one side"
     mean = float(np.mean(error_seconds)) if len(error_seconds) else 0.0
-    return 0 if abs(mean) < 0.5 * float(np.mean(np.abs(error_seconds)) if len(error_seconds) else 1) else int(np.sign(mean))
+    return (
+        0
+        if abs(mean) < 0.5 * float(np.mean(np.abs(error_seconds)) if len(error_seconds) else 1)
+        else int(np.sign(mean))
+    )
 
 
 def verdict(
@@ -242,8 +376,14 @@ def verdict(
     if not len(error_seconds):
         return "nothing was predicted"
     if not (side := one_sided(error_seconds)):
-        return f"predictions off by {np.mean(np.abs(error_seconds)) / 60:.1f} min on average, early and late"
-    return f"predicted {abs(np.mean(error_seconds)) / 60:.1f} min too {'early' if side > 0 else 'late'} on average"
+        return (
+            f"predictions off by {np.mean(np.abs(error_seconds)) / 60:.1f} min on average, early"
+            " and late"
+        )
+    return (
+        f"predicted {abs(np.mean(error_seconds)) / 60:.1f} min too"
+        f" {'early' if side > 0 else 'late'} on average"
+    )
 
 
 def said_of(
@@ -253,45 +393,128 @@ def said_of(
     trip: tuple,
 ) -> pd.DataFrame:  # the judged rows of the trip: made_at, origin_id, station_id, error_seconds, and the instants predicted, low, high
     "What was said of one trip"
-    ours = judged(frame) & (frame["service_date"] == trip[0]).to_numpy() & (frame["trip_id"] == trip[1]).to_numpy()
-    ours &= (frame["vehicle_id"].isna() if trip[2] is None else frame["vehicle_id"] == trip[2]).to_numpy()
+    ours = (
+        judged(frame)
+        & (frame["service_date"] == trip[0]).to_numpy()
+        & (frame["trip_id"] == trip[1]).to_numpy()
+    )
+    ours &= (
+        frame["vehicle_id"].isna() if trip[2] is None else frame["vehicle_id"] == trip[2]
+    ).to_numpy()
     rows = frame.loc[ours, ["made_at", "origin_id", "station_id", "elapsed_seconds", "route_id"]]
-    instants = {name: rows["made_at"] + pd.to_timedelta(np.asarray(s, np.float64)[ours], unit="s") for name, s in zip(("predicted", "low", "high"), (seconds, *band))}
-    return rows.assign(error_seconds=(frame["travel_seconds"].to_numpy(np.float64) - seconds)[ours], **instants)
+    instants = {
+        name: rows["made_at"] + pd.to_timedelta(np.asarray(s, np.float64)[ours], unit="s")
+        for name, s in zip(("predicted", "low", "high"), (seconds, *band))
+    }
+    return rows.assign(
+        error_seconds=(frame["travel_seconds"].to_numpy(np.float64) - seconds)[ours], **instants
+    )
 
 # %% ../../nbs/ml/02_reading.ipynb #78a51a41
+def spaced(
+    up: np.ndarray,  # places of labels, rising
+    apart: float = 0.055,  # least distance of two, as a share of the whole
+) -> np.ndarray:  # which of them: the first, the last, and as many as fit in between
+    "Labels that don't overprint"
+    least = apart * (up[-1] - up[0])
+    kept = [0]
+    for n in range(1, len(up) - 1):
+        if up[n] - up[kept[-1]] >= least and up[-1] - up[n] >= least:
+            kept.append(n)
+    return np.array([*kept, len(up) - 1][: len(up)])
+
+
 def plot_trip(
     events: pa.Table,  # stop events
     frame: pd.DataFrame,  # examples
     seconds: np.ndarray,  # predicted
     band: tuple[np.ndarray, np.ndarray],  # low, high, seconds from made_at
     trip: tuple,  # service_date, trip_id, vehicle_id
+    names: dict[str, str] | None = None,  # see `trip_stops`
 ) -> "Figure":
     "A trip as time against distance: announced, happened, and predicted from a few departures"
     import matplotlib.dates as mdates
     import matplotlib.pyplot as plt
 
-    stops, said = trip_stops(events, trip), said_of(frame, seconds, band, trip)
-    fig, ax = plt.subplots(figsize=(8, 4.6))
-    for first, second, style in (("scheduled_arrival", "scheduled_departure", {"color": "0.65", "lw": 1.4, "ls": "--", "label": "timetable"}), ("arrival", "departure", {"color": "k", "lw": 2.2, "label": "what happened"})):
-        line = stops.melt(["up", "at"], [first, second]).dropna(subset="value").sort_values(["up", "value"])
+    stops, said = trip_stops(events, trip, names), said_of(frame, seconds, band, trip)
+    fig, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
+    for first, second, style in (
+        (
+            "scheduled_arrival",
+            "scheduled_departure",
+            {"color": "0.65", "lw": 1.4, "ls": "--", "label": "timetable"},
+        ),
+        ("arrival", "departure", {"color": "k", "lw": 2.2, "label": "what happened"}),
+    ):
+        line = (
+            stops.melt(["up", "at"], [first, second])
+            .dropna(subset="value")
+            .sort_values(["up", "value"])
+        )
         ax.plot(line["value"], line["up"], zorder=3, **style)
-    last, begin = stops.drop_duplicates("station_id", keep="last").set_index("station_id")["up"], stops.drop_duplicates("station_id").set_index("station_id")["up"]
-    made = said.loc[said["elapsed_seconds"] == said["elapsed_seconds"].min(), "made_at"].drop_duplicates().sort_values()
-    for i, at in enumerate(made.iloc[[0, len(made) // 3, 2 * len(made) // 3]].drop_duplicates() if len(made) else []):
-        now = said[said["made_at"] == at].assign(up=said["station_id"].map(last)).dropna(subset="up").sort_values("up")
-        line = pd.concat([pd.DataFrame({"up": begin.get(now["origin_id"].iloc[0]), **dict.fromkeys(("predicted", "low", "high"), at)}, index=[0]), now]) if len(now) else now
-        ax.fill_betweenx(line["up"].to_numpy(np.float64), line["low"], line["high"], color=f"C{i}", alpha=0.18, lw=0)
-        ax.plot(line["predicted"], line["up"], color=f"C{i}", lw=1.8, marker=".", label=f"predicted at {at.tz_convert(BOSTON):%H:%M}, with 80 % band")
+    last, begin = (
+        stops.drop_duplicates("station_id", keep="last").set_index("station_id")["up"],
+        stops.drop_duplicates("station_id").set_index("station_id")["up"],
+    )
+    made = (
+        said.loc[said["elapsed_seconds"] == said["elapsed_seconds"].min(), "made_at"]
+        .drop_duplicates()
+        .sort_values()
+    )
+    for i, at in enumerate(
+        made.iloc[[0, len(made) // 3, 2 * len(made) // 3]].drop_duplicates() if len(made) else []
+    ):
+        now = (
+            said[said["made_at"] == at]
+            .assign(up=said["station_id"].map(last))
+            .dropna(subset="up")
+            .sort_values("up")
+        )
+        line = (
+            pd.concat(
+                [
+                    pd.DataFrame(
+                        {
+                            "up": begin.get(now["origin_id"].iloc[0]),
+                            **dict.fromkeys(("predicted", "low", "high"), at),
+                        },
+                        index=[0],
+                    ),
+                    now,
+                ]
+            )
+            if len(now)
+            else now
+        )
+        ax.fill_betweenx(
+            line["up"].to_numpy(np.float64),
+            line["low"],
+            line["high"],
+            color=f"C{i}",
+            alpha=0.18,
+            lw=0,
+        )
+        ax.plot(
+            line["predicted"],
+            line["up"],
+            color=f"C{i}",
+            lw=1.8,
+            marker=".",
+            label=f"predicted at {at.tz_convert(BOSTON):%H:%M}, with 80 % band",
+        )
     wrong = said["error_seconds"].to_numpy()
-    ax.set_title(f"{what_happened(stops, one_sided(wrong))}\n{stops['route_id'].iloc[0]}, {trip[0]}: {verdict(wrong)}", fontsize=11)
+    ax.set_title(
+        f"{what_happened(stops, one_sided(wrong))}\n{stops['route_id'].iloc[0]}, {trip[0]}:"
+        f" {verdict(wrong)}",
+        fontsize=11,
+    )
     ax.set(xlabel="Boston's clock", ylabel=stops.attrs["unit"])
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.xaxis.set_major_locator(mdates.AutoDateLocator(tz=BOSTON, maxticks=8))
     ax.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M", tz=BOSTON))
-    named = stops.iloc[np.unique(np.linspace(0, len(stops) - 1, min(10, len(stops))).round().astype(int))]
+    named = stops.iloc[spaced(stops["up"].to_numpy())]
     side = ax.secondary_yaxis("right")
-    side.set_yticks(named["up"], named["station_id"].str.removeprefix("place-"), fontsize=9)
+    side.set_yticks(named["up"], named["name"], fontsize=9)
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     ax.grid(alpha=0.2)
     return fig
@@ -304,13 +527,43 @@ def messages(
     "The titles of a run's pictures, from its figures"
     ours, lookup = (found["test"].get(who, {}).get("mae_seconds") for who in ("model", "lookup"))
     change = None if not ours or not lookup else 100 * (ours / lookup - 1)
-    said = {"error_by_horizon": "How far off, by how far ahead" if change is None else f"{abs(change):.0f} % {'closer' if change < 0 else 'further off'} than lookup, by how far ahead"}
-    inside = {name: share for name, share in found["test"].get("model", {}).get("mbta_bins", {}).items() if share is not None}
-    said["inside_tolerances"] = f"At least {int(100 * min(inside.values()))} % of ours are inside the MBTA's tolerances" if inside else "Inside the MBTA's tolerances"
+    said = {
+        "error_by_horizon": (
+            "How far off, by how far ahead"
+            if change is None
+            else (
+                f"{abs(change):.0f} % {'closer' if change < 0 else 'further off'} than lookup, by"
+                " how far ahead"
+            )
+        )
+    }
+    inside = {
+        name: share
+        for name, share in found["test"].get("model", {}).get("mbta_bins", {}).items()
+        if share is not None
+    }
+    said["inside_tolerances"] = (
+        f"At least {int(100 * min(inside.values()))} % of ours are inside the MBTA's tolerances"
+        if inside
+        else "Inside the MBTA's tolerances"
+    )
     for key, sliced in slices.items():
-        enough = sliced.loc[sliced["rows"] >= min(100, sliced["rows"].max()), "model"] if len(sliced) else pd.Series(dtype=float)
-        said[f"error_by_{key}"] = f"Error by {key}" + (f": worst {'at ' if key == 'hour' else 'on '}{enough.idxmax()}{':00' if key == 'hour' else ''}, {enough.max():.0f} s" if enough.notna().any() else "")
-    return {name: text + (" (synthetic records)" if found.get("synthetic") else "") for name, text in said.items()}
+        enough = (
+            sliced.loc[sliced["rows"] >= min(100, sliced["rows"].max()), "model"]
+            if len(sliced)
+            else pd.Series(dtype=float)
+        )
+        said[f"error_by_{key}"] = f"Error by {key}" + (
+            ": worst"
+            f" {'at ' if key == 'hour' else 'on '}{enough.idxmax()}{':00' if key == 'hour' else ''},"
+            f" {enough.max():.0f} s"
+            if enough.notna().any()
+            else ""
+        )
+    return {
+        name: text + (" (synthetic records)" if found.get("synthetic") else "")
+        for name, text in said.items()
+    }
 
 # %% ../../nbs/ml/02_reading.ipynb #1f7b25c7
 def pictures(
@@ -323,22 +576,40 @@ def pictures(
     rounds: int = 0,  # kept
     booster: "xgb.Booster | None" = None,  # for SHAP contributions
     features: list[str] | None = None,  # those that it takes
+    names: dict[str, str] | None = None,  # of stops and stations, where the source has them
 ) -> dict[str, "Figure"]:  # name → figure
     "Everything that a run draws"
     slices = {key: by_slice(test, key, model=seconds) for key in ("hour", "route")}
-    says, drawn, synthetic = messages(found, slices), {}, " (synthetic records)" if found.get("synthetic") else ""
+    says, drawn, synthetic = (
+        messages(found, slices),
+        {},
+        " (synthetic records)" if found.get("synthetic") else "",
+    )
     if curves:
-        drawn["learning_curve"] = plot_learning_curve(curves, rounds, f"{rounds} rounds were kept{synthetic}")
+        drawn["learning_curve"] = plot_learning_curve(
+            curves, rounds, f"{rounds} rounds were kept{synthetic}"
+        )
     if booster is not None and len(test):
         moved = contributions(booster, test, features, affordable(booster))
         top = moved.abs().mean()
-        drawn["importance"] = plot_importance(moved, f"{top.idxmax().removesuffix('_seconds')} moves a prediction most, by {top.max():.0f} s on average{synthetic}")
-        drawn["contributions"] = plot_contributions(moved, test, f"What moves a prediction, at which value: each dot a prediction{synthetic}")
+        drawn["importance"] = plot_importance(
+            moved,
+            f"{top.idxmax().removesuffix('_seconds')} moves a prediction most, by {top.max():.0f} s"
+            f" on average{synthetic}",
+        )
+        drawn["contributions"] = plot_contributions(
+            moved,
+            test,
+            f"What moves a prediction, at which value: each dot a prediction{synthetic}",
+        )
     drawn["error_by_horizon"] = plot_by_horizon(test, says["error_by_horizon"], model=seconds)
     drawn["inside_tolerances"] = plot_tolerances(found["test"], says["inside_tolerances"])
-    drawn |= {f"error_by_{key}": plot_by_slice(sliced, says[f"error_by_{key}"]) for key, sliced in slices.items()}
+    drawn |= {
+        f"error_by_{key}": plot_by_slice(sliced, says[f"error_by_{key}"])
+        for key, sliced in slices.items()
+    }
     for i, trip in enumerate(worst_trips(test, seconds) if events is not None else [], 1):
-        drawn[f"worst_trip_{i}"] = plot_trip(events, test, seconds, band, trip)
+        drawn[f"worst_trip_{i}"] = plot_trip(events, test, seconds, band, trip, names)
     return drawn
 
 # %% ../../nbs/ml/02_reading.ipynb #da516d4c
@@ -360,12 +631,34 @@ def save_pictures(
 
 # %% ../../nbs/ml/02_reading.ipynb #59223219
 FEATURE_GROUPS = {  # heading → the names, or how they begin
-    "past journeys over the stretch": ("lookup_seconds", "times_seen", "spread_seconds", "last_excess", "recent_excess", "current_excess"),
+    "past journeys over the stretch": (
+        "lookup_seconds",
+        "times_seen",
+        "spread_seconds",
+        "last_excess",
+        "recent_excess",
+        "current_excess",
+    ),
     "the timetable": ("schedule_", "delay_seconds"),
-    "this trip so far": ("own_", "dwell_seconds", "stops_done", "elapsed_seconds", "standing_seconds", "progress_"),
+    "this trip so far": (
+        "own_",
+        "dwell_seconds",
+        "stops_done",
+        "elapsed_seconds",
+        "standing_seconds",
+        "progress_",
+    ),
     "the vehicles ahead of it": ("headway_seconds", "gap_seconds", "way_", "link_"),
     "the line and the network": ("line_", "network_"),
-    "what kind of row it is": ("stops_ahead", "is_last", "added", "direction_id", "mode", "minute_of_day", "day_of_week"),
+    "what kind of row it is": (
+        "stops_ahead",
+        "is_last",
+        "added",
+        "direction_id",
+        "mode",
+        "minute_of_day",
+        "day_of_week",
+    ),
 }
 
 
@@ -373,7 +666,10 @@ def grouped(
     features: list[str],
 ) -> dict[str, list[str]]:  # heading → names; `others` last
     "Features by what they are about"
-    groups = {heading: [name for name in features if name.startswith(begins)] for heading, begins in FEATURE_GROUPS.items()}
+    groups = {
+        heading: [name for name in features if name.startswith(begins)]
+        for heading, begins in FEATURE_GROUPS.items()
+    }
     others = [name for name in features if not any(name in names for names in groups.values())]
     return {heading: names for heading, names in {**groups, "others": others}.items() if names}
 
@@ -383,15 +679,34 @@ def extent(
 ) -> dict:  # for the sidecar, and so for the card
     "How much a model has seen"
     dates = pc.min_max(events["service_date"]).as_py()
-    counts = {name: pc.count_distinct(events[column]).as_py() for name, column in (("service_dates", "service_date"), ("routes", "route_id"), ("stops", "stop_id"))}
-    return {"stop_events": events.num_rows, **counts, "first_date": str(dates["min"]), "last_date": str(dates["max"])}
+    counts = {
+        name: pc.count_distinct(events[column]).as_py()
+        for name, column in (
+            ("service_dates", "service_date"),
+            ("routes", "route_id"),
+            ("stops", "stop_id"),
+        )
+    }
+    return {
+        "stop_events": events.num_rows,
+        **counts,
+        "first_date": str(dates["min"]),
+        "last_date": str(dates["max"]),
+    }
 
 
 def markdown_table(
     frame: pd.DataFrame,
 ) -> str:
     "A table in Markdown; a dash where nothing is known"
-    cells = [["", *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)], *([f"**{i}**" if i == "model" else str(i), *("–" if pd.isna(v) else str(v) for v in row)] for i, row in zip(frame.index, frame.to_numpy(object)))]
+    cells = [
+        ["", *map(str, frame.columns)],
+        ["---", *["---:"] * len(frame.columns)],
+        *(
+            [f"**{i}**" if i == "model" else str(i), *("–" if pd.isna(v) else str(v) for v in row)]
+            for i, row in zip(frame.index, frame.to_numpy(object))
+        ),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 # %% ../../nbs/ml/02_reading.ipynb #1b2bece9
@@ -401,25 +716,67 @@ def limits(
 ) -> list[str]:  # sentences
     "What speaks against a model, or bounds what it is good for"
     test, said = found["test"], []
-    ours, better, coverage = test.get("model", {}), found.get("better_than_lookup", {}), found.get("band", {}).get("coverage")
+    ours, better, coverage = (
+        test.get("model", {}),
+        found.get("better_than_lookup", {}),
+        found.get("band", {}).get("coverage"),
+    )
     if found.get("synthetic"):
-        said.append("It learned from **synthetic** records alone: nothing here says anything about trains and buses in Boston, and it never replaces a model trained on real records.")
+        said.append(
+            "It learned from **synthetic** records alone: nothing here says anything about trains"
+            " and buses in Boston, and it never replaces a model trained on real records."
+        )
     if (days := meta.get("extent", {}).get("service_dates", 99)) < 14:
-        said.append(f"It has seen {days} service date{'s' if days != 1 else ''}: {'fewer than two weeks' if days > 1 else 'one day'}, so it knows little of how weekdays, weather and seasons differ.")
+        said.append(
+            f"It has seen {days} service date{'s' if days != 1 else ''}:"
+            f" {'fewer than two weeks' if days > 1 else 'one day'}, so it knows little of how"
+            " weekdays, weather and seasons differ."
+        )
+    if "rests_on" in found:
+        said.append(f"{found['rests_on']}.")
     if left := [name for name in FEATURES if name not in meta.get("features", FEATURES)]:
         said.append(f"Features it does without: {', '.join(f'`{name}`' for name in left)}.")
-    said += [f"{who} has the smaller mean absolute error on the test part ({e['mae_seconds']:.1f} s against {ours['mae_seconds']:.1f} s)." for who, e in test.items()
-             if who != "model" and "mae_seconds" in e and "mae_seconds" in ours and e["mae_seconds"] <= ours["mae_seconds"]]
+    said += [
+        f"{who} has the smaller mean absolute error on the test part ({e['mae_seconds']:.1f} s"
+        f" against {ours['mae_seconds']:.1f} s)."
+        for who, e in test.items()
+        if who != "model"
+        and "mae_seconds" in e
+        and "mae_seconds" in ours
+        and e["mae_seconds"] <= ours["mae_seconds"]
+    ]
     if better.get("high_seconds", -1) >= 0 > better.get("seconds", 0):
-        said.append("That it is better than lookup may be luck: the interval of the difference holds zero.")
-    behind = [name for name, share in ours.get("mbta_bins", {}).items() if share is not None and share < (test.get("lookup", {}).get("mbta_bins", {}).get(name) or 0)]
+        said.append(
+            "That it is better than lookup may be luck: the interval of the difference holds zero."
+        )
+    behind = [
+        name
+        for name, share in ours.get("mbta_bins", {}).items()
+        if share is not None
+        and share < (test.get("lookup", {}).get("mbta_bins", {}).get(name) or 0)
+    ]
     if behind:
-        said.append(f"Fewer of its predictions than of lookup's are inside the MBTA's tolerance at {', '.join(behind)} minutes ahead.")
+        said.append(
+            "Fewer of its predictions than of lookup's are inside the MBTA's tolerance at"
+            f" {', '.join(behind)} minutes ahead."
+        )
     if coverage is not None and abs(coverage - 0.8) > 0.03:
-        said.append(f"Its band is too {'narrow' if coverage < 0.8 else 'wide'}: it held {coverage:.1%} of the arrivals, not 80 %.")
+        said.append(
+            f"Its band is too {'narrow' if coverage < 0.8 else 'wide'}: it held {coverage:.1%} of"
+            " the arrivals, not 80 %."
+        )
     if meta.get("every_seconds", 1) is None:
-        said.append("It learned from departures alone; between two of them it repeats what it said at the last, less the time since.")
-    return [*said, f"It says nothing of stops more than {HORIZON_SECONDS // 60} minutes ahead, and was judged up to 30 minutes ahead."]
+        said.append(
+            "It learned from departures alone; between two of them it repeats what it said at the"
+            " last, less the time since."
+        )
+    return [
+        *said,
+        (
+            f"It says nothing of stops more than {HORIZON_SECONDS // 60} minutes ahead, and was"
+            " judged up to 30 minutes ahead."
+        ),
+    ]
 
 # %% ../../nbs/ml/02_reading.ipynb #97446ded
 def learned_from(
@@ -429,16 +786,61 @@ def learned_from(
     "The card on features and training data"
     seen, rows = meta.get("extent"), meta.get("rows", {})
     lines = [f"- source: `{source}`" for source in found.get("sources", [])]
-    lines += [f"- span asked for: {' '.join(f'{side} {found[side]}' for side in ('from', 'to') if found.get(side))}"] if found.get("from") or found.get("to") else []
-    lines += [f"- {seen['stop_events']:,} stop events of {seen['routes']:,} routes and {seen['stops']:,} stops, service dates {seen['first_date']} to {seen['last_date']} ({seen['service_dates']} of them)"] if seen else []
+    lines += (
+        [
+            "- span asked for:"
+            f" {' '.join(f'{side} {found[side]}' for side in ('from', 'to') if found.get(side))}"
+        ]
+        if found.get("from") or found.get("to")
+        else []
+    )
+    lines += (
+        [
+            f"- {seen['stop_events']:,} stop events of {seen['routes']:,} routes and"
+            f" {seen['stops']:,} stops, service dates {seen['first_date']} to {seen['last_date']}"
+            f" ({seen['service_dates']} of them)"
+        ]
+        if seen
+        else []
+    )
     lines += [f"- it knows what was recorded before {meta['until']}"] if meta.get("until") else []
-    lines += [f"- predictions at departures and every {meta['every_seconds']} s between them"] if meta.get("every_seconds") else []
-    lines += [f"- examples: {', '.join(f'{name} {n:,}' for name, n in rows.items())}"] if rows else []
+    lines += (
+        [f"- predictions at departures and every {meta['every_seconds']} s between them"]
+        if meta.get("every_seconds")
+        else []
+    )
+    lines += (
+        [f"- examples: {', '.join(f'{name} {n:,}' for name, n in rows.items())}"] if rows else []
+    )
     lines += [f"- fitted on: {meta['fitted_on']}"] if meta.get("fitted_on") else []
-    lines += [f"- fingerprint of the stop events (SHA-256): `{meta['fingerprint']}`"] if meta.get("fingerprint") else []
-    kind = "**Synthetic** records: a simulated MBTA." if found.get("synthetic") else "Records of real service."
-    features = [f"- {heading}: {', '.join(f'`{name}`' for name in names)}" for heading, names in grouped(meta.get("features", [])).items()]
-    return "\n".join([kind, "", *lines, "", f"{len(meta.get('features', []))} features, each as known when the prediction is made (`mbta_ml.etl.xgboost_etl.FEATURES` says what each is):", "", *features])
+    lines += (
+        [f"- fingerprint of the stop events (SHA-256): `{meta['fingerprint']}`"]
+        if meta.get("fingerprint")
+        else []
+    )
+    kind = (
+        "**Synthetic** records: a simulated MBTA."
+        if found.get("synthetic")
+        else "Records of real service."
+    )
+    features = [
+        f"- {heading}: {', '.join(f'`{name}`' for name in names)}"
+        for heading, names in grouped(meta.get("features", [])).items()
+    ]
+    return "\n".join(
+        [
+            kind,
+            "",
+            *lines,
+            "",
+            (
+                f"{len(meta.get('features', []))} features, each as known when the prediction is"
+                " made (`mbta_ml.etl.xgboost_etl.FEATURES` says what each is):"
+            ),
+            "",
+            *features,
+        ]
+    )
 
 
 def judged_by(
@@ -446,13 +848,31 @@ def judged_by(
 ) -> str:
     "The card on how good it is"
     better, band = found.get("better_than_lookup"), found.get("band")
-    parts = [f"{found['rows']:,} rows of the test part, which lies after all that the judged model had learned from, at most 30 minutes ahead. Errors are actual − predicted; the columns by minutes ahead are the share inside the MBTA's own tolerances, where a missing prediction counts as wrong.", markdown_table(as_table(found["test"]))]
+    parts = [
+        (
+            f"{found['rows']:,} rows of the test part, which lies after all that the judged model"
+            " had learned from, at most 30 minutes ahead. Errors are actual − predicted; the"
+            " columns by minutes ahead are the share inside the MBTA's own tolerances, where a"
+            " missing prediction counts as wrong."
+        ),
+        markdown_table(as_table(found["test"])),
+    ]
     if better:
-        parts.append(f"Mean absolute error, model − lookup: **{better['seconds']:+.1f} s** (95 % of bootstraps over trips or days: {better['low_seconds']:+.1f} to {better['high_seconds']:+.1f} s).")
+        parts.append(
+            f"Mean absolute error, model − lookup: **{better['seconds']:+.1f} s** (95 % of"
+            f" bootstraps over trips or days: {better['low_seconds']:+.1f} to"
+            f" {better['high_seconds']:+.1f} s)."
+        )
     if band:
-        parts.append(f"The 80 % band held {band['coverage']:.1%} of the arrivals; its median width is {band['median_width_seconds']:.0f} s.")
+        parts.append(
+            f"The 80 % band held {band['coverage']:.1%} of the arrivals; its median width is"
+            f" {band['median_width_seconds']:.0f} s."
+        )
     if found.get("added"):
-        parts += ["Added trips, which no timetable announced, apart:", markdown_table(as_table(found["added"]))]
+        parts += [
+            "Added trips, which no timetable announced, apart:",
+            markdown_table(as_table(found["added"])),
+        ]
     return "\n\n".join(parts)
 
 # %% ../../nbs/ml/02_reading.ipynb #49e8078c
@@ -461,10 +881,31 @@ def chosen_by(
     search: dict | None,  # what a search found, by name
 ) -> str:
     "The card on parameters and rounds"
-    how = "By a search on the validation part:" if search else "Parameters as given or by default, without a search; the validation part decides on the rounds, up to the most that were allowed."
-    listed = [f"- {name.replace('_', ' ')}: {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in (search or {}).items()]
-    params = ", ".join(f"`{name}` {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in meta.get("params", {}).items())
-    return "\n".join([how, "", *listed, *([f"- {meta['rounds']} rounds"] if meta.get("rounds") else []), *([f"- parameters: {params}"] if params else [])])
+    how = (
+        "By a search on the validation part:"
+        if search
+        else (
+            "Parameters as given or by default, without a search; the validation part decides on"
+            " the rounds, up to the most that were allowed."
+        )
+    )
+    listed = [
+        f"- {name.replace('_', ' ')}: {f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in (search or {}).items()
+    ]
+    params = ", ".join(
+        f"`{name}` {f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in meta.get("params", {}).items()
+    )
+    return "\n".join(
+        [
+            how,
+            "",
+            *listed,
+            *([f"- {meta['rounds']} rounds"] if meta.get("rounds") else []),
+            *([f"- parameters: {params}"] if params else []),
+        ]
+    )
 
 
 def card(
@@ -478,19 +919,53 @@ def card(
     "The model card, in Markdown"
     kind, run = meta.get("kind", "model"), meta.get("run", "")
     path = path or f"models/{kind}/{run}/{kind}.json"
-    known = {"kind": kind, "run": run, "target": meta.get("target") and f"`{meta['target']}`, in seconds", "seed": found.get("seed"), "trained in": found.get("train_seconds") and f"{found['train_seconds']:.0f} s", "git commit": meta.get("git_commit") or "none: not in a checkout",
-             "Python": meta.get("python"), "packages": ", ".join(f"{name} {version}" for name, version in meta.get("packages", {}).items()) or None, "SHA-256 of the model": meta.get("model_sha256")}
-    shown = [f"![{Path(file).stem.replace('_', ' ')}]({file.replace(' ', '%20')})" for file in pictures]
+    known = {
+        "kind": kind,
+        "run": run,
+        "target": meta.get("target") and f"`{meta['target']}`, in seconds",
+        "seed": found.get("seed"),
+        "trained in": found.get("train_seconds") and f"{found['train_seconds']:.0f} s",
+        "git commit": meta.get("git_commit") or "none: not in a checkout",
+        "Python": meta.get("python"),
+        "packages": (
+            ", ".join(f"{name} {version}" for name, version in meta.get("packages", {}).items())
+            or None
+        ),
+        "SHA-256 of the model": meta.get("model_sha256"),
+    }
+    shown = [
+        f"![{Path(file).stem.replace('_', ' ')}]({file.replace(' ', '%20')})" for file in pictures
+    ]
     sections = {
-        "Intended use": "When will this train, tram or bus be at the stops ahead of it? For each stop up to "
-                        f"{HORIZON_SECONDS // 60} minutes ahead it gives the arrival, an 80 % band (10th to 90th percentile) and the delay, from what was known at that instant. It learns from vehicles and timetables; no record of a rider is among its inputs.",
+        "Intended use": (
+            "When will this train, tram or bus be at the stops ahead of it? For each stop up to"
+            f" {HORIZON_SECONDS // 60} minutes ahead it gives the arrival, an 80 % band (10th to"
+            " 90th percentile) and the delay, from what was known at that instant. It learns from"
+            " vehicles and timetables; no record of a rider is among its inputs."
+        ),
         "Training data": learned_from(found, meta),
         "Evaluation": judged_by(found),
         "Pictures": "\n\n".join(shown) or "None were drawn.",
         "How it was chosen": chosen_by(meta, search),
-        "Limits": "\n".join(f"- {sentence}" for sentence in [*limits(found, meta), *([f"Production: {promotion}."] if promotion else [])]),
-        "How to use it": f"```sh\npython -m mbta_ml.predict {' '.join(f'--source {shlex.quote(source)}' for source in found.get('sources') or ['sample'])} --model {shlex.quote(path)} --out predictions.parquet\n```\nAny other source goes as well, `--from` an instant after what it knows shows it at honest work. The files beside it, `.meta.json` and `.past.parquet`, belong to it: copy the three together.",
-        "Provenance": "\n".join(f"- {name}: {value}" for name, value in known.items() if value is not None),
+        "Limits": "\n".join(
+            f"- {sentence}"
+            for sentence in [
+                *limits(found, meta),
+                *([f"Production: {promotion}."] if promotion else []),
+            ]
+        ),
+        "How to use it": (
+            "```sh\npython -m mbta_ml.predict"
+            f" {' '.join(f'--source {shlex.quote(source)}' for source in found.get('sources') or ['sample'])}"
+            f" --model {shlex.quote(path)} --out predictions.parquet\n```\nAny other source goes as"
+            " well, `--from` an instant after what it knows shows it at honest work. The files"
+            " beside it, `.meta.json` and `.past.parquet`, belong to it: copy the three together."
+        ),
+        "Provenance": "\n".join(
+            f"- {name}: {value}" for name, value in known.items() if value is not None
+        ),
     }
-    head = f"# {kind} {run}\n" + ("\n> **Synthetic**: trained on simulated records.\n" if found.get("synthetic") else "")
+    head = f"# {kind} {run}\n" + (
+        "\n> **Synthetic**: trained on simulated records.\n" if found.get("synthetic") else ""
+    )
     return head + "".join(f"\n## {title}\n{text}\n" for title, text in sections.items())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_ROUNDS', 'OBJECTIVES', 'PATIENCE', 'NUMBERS', 'WORDS', 'OF_THE_DAY', 'DAYS_TO_LEARN_THEM', 'SPACE',
            'SEARCH_ROUNDS', 'STEP', 'checked_param', 'read_params', 'chosen_features', 'Fit', 'arrays', 'rows_of',
-           'told', 'fit', 'Boosting', 'shared', 'train', 'base_params', 'learn', 'main', 'look_ahead']
+           'told', 'fit', 'counting', 'Boosting', 'shared', 'train', 'base_params', 'learn', 'main', 'look_ahead']
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #8a309bf0
 import argparse
@@ -23,24 +23,50 @@ from ..etl.sources import command, read_sources
 from ..etl.xgboost_etl import FEATURES, examples
 from .job import Asked, Lesson, Trained, Work, checked, job_main, lesson_of, params_from
 from .search import Range, best_of
-from ..predict import Residuals, XGBoost, matrix
+from ..models import Residuals, XGBoost, matrix
+from ..progress import Task, progress
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #24c94894
 DEFAULTS = {
-    "objective": "reg:absoluteerror", "tree_method": "hist", "max_bin": 256,
-    "max_depth": 8, "eta": 0.07, "min_child_weight": 20.0, "subsample": 0.8, "colsample_bytree": 0.4, "lambda": 1.0, "huber_slope": 60.0,
+    "objective": "reg:absoluteerror",
+    "tree_method": "hist",
+    "max_bin": 256,
+    "max_depth": 8,
+    "eta": 0.07,
+    "min_child_weight": 20.0,
+    "subsample": 0.8,
+    "colsample_bytree": 0.4,
+    "lambda": 1.0,
+    "huber_slope": 60.0,
 }
 MOST_ROUNDS = 300
-OBJECTIVES = ("reg:absoluteerror", "reg:pseudohubererror", "reg:squarederror")  # losses of a deviation that may be negative
+# losses of a deviation that may be negative
+OBJECTIVES = ("reg:absoluteerror", "reg:pseudohubererror", "reg:squarederror")
 PATIENCE = 30  # rounds without a better validation error
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #5636bc64
 NUMBERS = {  # name → whole, least, most
-    "rounds": (True, 1, 10_000), "max_depth": (True, 0, 16), "max_leaves": (True, 0, 4096), "max_bin": (True, 2, 1024), "eta": (False, 1e-4, 1), "min_child_weight": (False, 0, 1e6),
-    "subsample": (False, 0.01, 1), "colsample_bytree": (False, 0.01, 1), "colsample_bylevel": (False, 0.01, 1), "colsample_bynode": (False, 0.01, 1),
-    "lambda": (False, 0, 1e6), "alpha": (False, 0, 1e6), "gamma": (False, 0, 1e6), "max_delta_step": (False, 0, 1e6), "huber_slope": (False, 1e-3, 1e6),
+    "rounds": (True, 1, 10_000),
+    "max_depth": (True, 0, 16),
+    "max_leaves": (True, 0, 4096),
+    "max_bin": (True, 2, 1024),
+    "eta": (False, 1e-4, 1),
+    "min_child_weight": (False, 0, 1e6),
+    "subsample": (False, 0.01, 1),
+    "colsample_bytree": (False, 0.01, 1),
+    "colsample_bylevel": (False, 0.01, 1),
+    "colsample_bynode": (False, 0.01, 1),
+    "lambda": (False, 0, 1e6),
+    "alpha": (False, 0, 1e6),
+    "gamma": (False, 0, 1e6),
+    "max_delta_step": (False, 0, 1e6),
+    "huber_slope": (False, 1e-3, 1e6),
 }
-WORDS = {"objective": OBJECTIVES, "grow_policy": ("depthwise", "lossguide"), "tree_method": ("hist",)}
+WORDS = {
+    "objective": OBJECTIVES,
+    "grow_policy": ("depthwise", "lossguide"),
+    "tree_method": ("hist",),
+}
 
 
 def checked_param(
@@ -71,8 +97,12 @@ def chosen_features(
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #e7011ac1
 SPACE = {
-    "max_depth": Range(4, 12, whole=True), "eta": Range(0.03, 0.3, log=True), "min_child_weight": Range(2.0, 200.0, log=True),
-    "subsample": Range(0.5, 1.0), "colsample_bytree": Range(0.2, 1.0), "lambda": Range(0.1, 100.0, log=True),
+    "max_depth": Range(4, 12, whole=True),
+    "eta": Range(0.03, 0.3, log=True),
+    "min_child_weight": Range(2.0, 200.0, log=True),
+    "subsample": Range(0.5, 1.0),
+    "colsample_bytree": Range(0.2, 1.0),
+    "lambda": Range(0.1, 100.0, log=True),
     "objective": ("reg:absoluteerror", "reg:pseudohubererror"),
 }
 SEARCH_ROUNDS = 2 * MOST_ROUNDS
@@ -81,6 +111,7 @@ SEARCH_ROUNDS = 2 * MOST_ROUNDS
 @dataclass(frozen=True)
 class Fit:
     "A booster, and how it came about"
+
     booster: "xgb.Booster"
     rounds: int
     curves: dict  # part → mean absolute error in seconds, by round
@@ -92,26 +123,46 @@ def arrays(
 ) -> dict[str, np.ndarray]:  # `x`, `y` (the deviation from lookup, seconds) and `weight`, float32
     "Rows as they are learned from"
     lookup = frame["lookup_seconds"].to_numpy(np.float32)
-    return {"x": matrix(frame, features), "y": frame["travel_seconds"].to_numpy(np.float32) - lookup, "weight": 1 / np.sqrt(lookup + 60)}
+    return {
+        "x": matrix(frame, features),
+        "y": frame["travel_seconds"].to_numpy(np.float32) - lookup,
+        "weight": 1 / np.sqrt(lookup + 60),
+    }
 
 
 def rows_of(
     part: dict[str, np.ndarray],  # as from `arrays`
     features: list[str],
-    like: "xgb.QuantileDMatrix | None" = None,  # rows that are watched take the bins of those that are fitted, and no weights
+    # rows that are watched take the bins of those that are fitted, and no weights
+    like: "xgb.QuantileDMatrix | None" = None,
     *,
     max_bin: int,
 ) -> "xgb.QuantileDMatrix":
     "Rows as XGBoost takes them"
     import xgboost as xgb
-    return xgb.QuantileDMatrix(part["x"], part["y"], weight=part["weight"] if like is None else None, ref=like, feature_names=features, max_bin=max_bin)
+
+    return xgb.QuantileDMatrix(
+        part["x"],
+        part["y"],
+        weight=part["weight"] if like is None else None,
+        ref=like,
+        feature_names=features,
+        max_bin=max_bin,
+    )
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #24a69d3f
 def told(
     params: dict,
 ) -> dict:
     "Parameters as XGBoost is told them: without what only another loss has, and with the figure that is watched"
-    return {**{name: value for name, value in params.items() if name != "huber_slope" or params["objective"] == "reg:pseudohubererror"}, "eval_metric": "mae"}
+    return {
+        **{
+            name: value
+            for name, value in params.items()
+            if name != "huber_slope" or params["objective"] == "reg:pseudohubererror"
+        },
+        "eval_metric": "mae",
+    }
 
 
 def fit(
@@ -123,15 +174,45 @@ def fit(
 ) -> Fit:
     "Boost trees on `train`, stopping when `validation` gets no better"
     import xgboost as xgb
-    rows = rows_of(arrays(train, features), features, max_bin=params["max_bin"])
-    if validation is None:
-        return Fit(xgb.train(told(params), rows, rounds, verbose_eval=False), rounds, {})
-    some = train.iloc[:: max(1, len(train) // 20_000)]
-    watch = [(rows_of(arrays(part, features), features, rows, max_bin=params["max_bin"]), name) for name, part in (("train", some), ("validation", validation))]
-    curves = {}
-    booster = xgb.train(told(params), rows, rounds, evals=watch, evals_result=curves, verbose_eval=False, early_stopping_rounds=PATIENCE)
+
+    with progress("boosting", rounds, "rounds") as boosting:
+        rows = rows_of(arrays(train, features), features, max_bin=params["max_bin"])
+        how = {"verbose_eval": False, "callbacks": [counting(boosting)]}
+        if validation is None:
+            return Fit(xgb.train(told(params), rows, rounds, **how), rounds, {})
+        boosting.unit = "rounds at most"
+        some = train.iloc[:: max(1, len(train) // 20_000)]
+        watch = [
+            (rows_of(arrays(part, features), features, rows, max_bin=params["max_bin"]), name)
+            for name, part in (("train", some), ("validation", validation))
+        ]
+        booster = xgb.train(
+            told(params),
+            rows,
+            rounds,
+            evals=watch,
+            evals_result=(curves := {}),
+            early_stopping_rounds=PATIENCE,
+            **how,
+        )
     best = booster.best_iteration + 1
     return Fit(booster[:best], best, {part: found["mae"] for part, found in curves.items()})
+
+# %% ../../nbs/ml/04_xgboost_trainer.ipynb #f52be95c
+def counting(
+    boosting: Task,
+) -> "xgb.callback.TrainingCallback":
+    "Counts the rounds, and notes the error where one is watched"
+    import xgboost as xgb
+
+    class Counting(xgb.callback.TrainingCallback):
+        def after_iteration(self, model, epoch, evals_log):
+            boosting.step()
+            if evals_log:
+                boosting.note = f"error {evals_log['validation']['mae'][-1]:.2f} s"
+            return False
+
+    return Counting()
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #33a9fabc
 STEP = 10  # rounds between two reports
@@ -144,9 +225,14 @@ class Boosting:
         self,
         data: dict,  # `train/x`, `validation/y` …, `features`, `params`, `rounds`
     ):
-        train, validation = ({name: data[f"{part}/{name}"] for name in ("x", "y", "weight")} for part in ("train", "validation"))
+        train, validation = (
+            {name: data[f"{part}/{name}"] for name in ("x", "y", "weight")}
+            for part in ("train", "validation")
+        )
         self.rows = rows_of(train, data["features"], max_bin=data["params"]["max_bin"])
-        self.validation = rows_of(validation, data["features"], self.rows, max_bin=data["params"]["max_bin"])
+        self.validation = rows_of(
+            validation, data["features"], self.rows, max_bin=data["params"]["max_bin"]
+        )
         self.params, self.rounds = data["params"], data["rounds"]
 
     def trial(
@@ -156,7 +242,10 @@ class Boosting:
     ):  # yields (rounds, least validation error so far in seconds, the round where it was)
         "Boost, and say how it goes"
         import xgboost as xgb
-        booster = xgb.Booster(told({**self.params, **params, "nthread": threads}), [self.rows, self.validation])
+
+        booster = xgb.Booster(
+            told({**self.params, **params, "nthread": threads}), [self.rows, self.validation]
+        )
         best, since = math.inf, 0
         for done in range(1, self.rounds + 1):
             booster.update(self.rows, done - 1)
@@ -176,7 +265,11 @@ def shared(
     rounds: int,  # at most
 ) -> dict:
     "What `Boosting` is made with, in arrays that processes can share"
-    parts = {f"{part}/{name}": array for part, frame in (("train", train), ("validation", validation)) for name, array in arrays(frame, features).items()}
+    parts = {
+        f"{part}/{name}": array
+        for part, frame in (("train", train), ("validation", validation))
+        for name, array in arrays(frame, features).items()
+    }
     return {**parts, "features": features, "params": params, "rounds": rounds}
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #cd51ebb0
@@ -190,13 +283,37 @@ def train(
     began = time.monotonic()
     parts = lesson.parts
     features = chosen_features(parts["train"])
-    first = fit(parts["train"], parts["validation"], features, params, rounds)
-    plain = XGBoost(first.booster, features, Residuals((0.0,), (0.0,), (0.0,)), lesson.memory, lesson.every_seconds, lesson.end)
+    with progress("fitting", 3, "parts") as fitting:
+        first = fit(parts["train"], parts["validation"], features, params, rounds)
+        fitting.step()
+        before = fit(parts["before test"], None, features, params, first.rounds)
+        fitting.step()
+        last = fit(parts["all"], None, features, params, first.rounds)
+    plain = XGBoost(
+        first.booster,
+        features,
+        Residuals((0.0,), (0.0,), (0.0,)),
+        lesson.memory,
+        lesson.every_seconds,
+        lesson.end,
+    )
     seen = parts["validation"]
-    residuals = Residuals.of(seen, seen["travel_seconds"].to_numpy(np.float64) - plain.seconds(seen))
-    before, last = (fit(parts[part], None, features, params, first.rounds) for part in ("before test", "all"))
+    residuals = Residuals.of(
+        seen, seen["travel_seconds"].to_numpy(np.float64) - plain.seconds(seen)
+    )
     judged_model = replace(plain, booster=before.booster, residuals=residuals)
-    return Trained(replace(judged_model, booster=last.booster), judged_model, bytes(last.booster.save_raw("json")), "json", params, first.rounds, rounds, first.curves, time.monotonic() - began, **about)
+    return Trained(
+        replace(judged_model, booster=last.booster),
+        judged_model,
+        bytes(last.booster.save_raw("json")),
+        "json",
+        params,
+        first.rounds,
+        rounds,
+        first.curves,
+        time.monotonic() - began,
+        **about,
+    )
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #f97777d5
 def base_params(
@@ -216,11 +333,26 @@ def learn(
     if asked.trials:
         rounds = SEARCH_ROUNDS
         features = chosen_features(lesson.parts["train"])
-        trials = work.search(Boosting, shared(lesson.parts["train"], lesson.parts["validation"], features, params, rounds), SPACE, DEFAULTS)
+        trials = work.search(
+            Boosting,
+            shared(lesson.parts["train"], lesson.parts["validation"], features, params, rounds),
+            SPACE,
+            DEFAULTS,
+        )
         if (best := best_of(trials)) is None:
-            raise ValueError(f"no trial has ended with an error to go by ({len(trials)} failed); give more time, or look into {work.run.experiment / 'trials.jsonl'}")
+            raise ValueError(
+                f"no trial has ended with an error to go by ({len(trials)} failed); give more time,"
+                f" or look into {work.run.experiment / 'trials.jsonl'}"
+            )
         params |= best.params
-        work.log(f"best: trial {best.number + 1}, validation error {best.error_seconds:.2f} s" + "".join(f" ({best.error_seconds - t.error_seconds:+.2f} s against the defaults)" for t in trials if t.number == 0 and t.error_seconds is not None))
+        work.log(
+            f"best: trial {best.number + 1}, validation error {best.error_seconds:.2f} s"
+            + "".join(
+                f" ({best.error_seconds - t.error_seconds:+.2f} s against the defaults)"
+                for t in trials
+                if t.number == 0 and t.error_seconds is not None
+            )
+        )
     work.log("fitting, on the training part first, then on all before the test part, then on all")
     trained = train(lesson, params, rounds, trials=trials, space=SPACE)
     work.log(f"fitted in {trained.train_seconds:.0f} s: {trained.rounds} rounds")
@@ -232,7 +364,13 @@ def main(
     one: Settings | None = None,  # None: read from the environment
 ) -> dict:  # `metrics.json`
     "Train, judge, keep, and promote if the gate allows"
-    parser = argparse.ArgumentParser("python -m mbta_ml.ml.xgboost_trainer", description="Train XGBoost on any source, judge it beside the baselines, keep it; promote it if it beats them.")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.ml.xgboost_trainer",
+        description=(
+            "Train XGBoost on any source, judge it beside the baselines, keep it; promote it if it"
+            " beats them."
+        ),
+    )
     return job_main("xgboost", learn, read_params, parser, arguments, one)
 
 
@@ -246,9 +384,17 @@ def look_ahead(
     one: Settings,
     params: dict | None = None,  # beyond the defaults
     rounds: int = MOST_ROUNDS,  # at most
-) -> tuple[Trained, Lesson, pd.DataFrame]:  # what was trained, on what; the examples made from `until` on that have an arrival
+) -> tuple[
+    Trained, Lesson, pd.DataFrame
+]:  # what was trained, on what; the examples made from `until` on that have an arrival
     "Train on what was known at `until`; make the examples of what followed"
-    asked = Asked(tuple(uris), to=until.isoformat(), seed=one.seed, train_rows=one.train_rows, threads=compute(one).threads)
+    asked = Asked(
+        tuple(uris),
+        to=until.isoformat(),
+        seed=one.seed,
+        train_rows=one.train_rows,
+        threads=compute(one).threads,
+    )
     lesson = lesson_of(read_sources(uris, one, until), asked)
     trained = train(lesson, {**base_params(asked), **(params or {})}, rounds)
     followed = examples(read_sources(uris, one), lesson.memory, start=until).to_pandas()
