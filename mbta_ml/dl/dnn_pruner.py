@@ -9,6 +9,11 @@ __all__ = ['SCORED_ROWS', 'RAMP', 'LOOK_STEPS', 'TUNING', 'NUMBERS', 'KINDS', 'T
            'read_params', 'recipe_of', 'prune', 'shown', 'pictured', 'ratios', 'parser_of', 'asked_plan', 'learn',
            'main']
 
+# %% ../../nbs/dl/05_dnn_pruner.ipynb #7e11a0c2
+from ..cli import needs
+
+needs(__name__, "torch", "onnx", "onnxruntime")  # before they are imported
+
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #71ca467c
 import argparse
 import copy
@@ -28,16 +33,26 @@ import torch
 
 from ..config import Settings, settings
 from . import dnn_trainer
-from .dnn_trainer import DEFAULTS, MOST_EPOCHS, fit
+from .dnn_trainer import DEFAULTS, MOST_EPOCHS, checked_param, fit
 from .latency import graph_candidate, identity_candidate, latency
 from .network import DNN, Network, Shape, described, deviations, parameters_of, weights_of
 from .onnx_export import to_onnx
 from .training import Learning, Recipe, mae, pinball, tensors
 from ..etl.sources import command
 from ..files import read_json
-from ..ml.job import Lesson, Trained, Work, checked, job_main, kept_plan, params_from, training_arguments
+from mbta_ml.ml.job import (
+    Lesson,
+    Trained,
+    Work,
+    checked,
+    job_main,
+    kept_plan,
+    params_from,
+    training_arguments,
+)
 from ..ml.ml_utils import judged
-from ..registry import companions, model_file, read_sidecar
+from ..progress import progress, steps
+from ..registry import model_file, load_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,26 +77,42 @@ def importances(
             hook.remove()
     net.zero_grad()
     each = [(output * output.grad).detach() for output in seen]
-    numbers, *layers = [(part.sum(0) if part.ndim == 3 else part).square().sum(0).sqrt() for part in each]
+    numbers, *layers = [
+        (part.sum(0) if part.ndim == 3 else part).square().sum(0).sqrt() for part in each
+    ]
     return [numbers.view(len(net.features), -1), *layers]
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #37b3106b
 def narrowed(
     net: Network,
-    kept: list[torch.Tensor],  # places, rising: features × numbers of each, then those in each hidden layer
+    # places, rising: features × numbers of each, then those in each hidden layer
+    kept: list[torch.Tensor],
 ) -> Network:
     "The same network without the neurons that are not kept"
     (numbers, *layers), old, size = kept, net.state_dict(), net.shape.number_size
-    new = old | {f"numbers.{part}": torch.take_along_dim(old[f"numbers.{part}"], numbers[:, None], 2) for part in ("weight", "bias")}
-    inputs = torch.cat([(torch.arange(len(numbers))[:, None] * size + numbers).flatten(), torch.arange(len(numbers) * size, net.body[0].in_features)])
+    new = old | {
+        f"numbers.{part}": torch.take_along_dim(old[f"numbers.{part}"], numbers[:, None], 2)
+        for part in ("weight", "bias")
+    }
+    inputs = torch.cat(
+        [
+            (torch.arange(len(numbers))[:, None] * size + numbers).flatten(),
+            torch.arange(len(numbers) * size, net.body[0].in_features),
+        ]
+    )
     for n, (below, here) in enumerate(zip([inputs, *layers], layers)):
-        new[f"body.{n}.weight"], new[f"body.{n}.bias"] = old[f"body.{n}.weight"][here][:, below], old[f"body.{n}.bias"][here]
+        new[f"body.{n}.weight"], new[f"body.{n}.bias"] = (
+            old[f"body.{n}.weight"][here][:, below],
+            old[f"body.{n}.bias"][here],
+        )
     new["head"] = old["head"][:, layers[-1]]
     if net.view is not None:
         new["view"] = old["view"][..., inputs]
     shape = replace(net.shape, widths=tuple(map(len, layers)), number_size=numbers.shape[1])
     with torch.random.fork_rng():
-        small = Network(shape, net.features, tuple(table.num_embeddings for table in net.categories.tables))
+        small = Network(
+            shape, net.features, tuple(table.num_embeddings for table in net.categories.tables)
+        )
     small.load_state_dict(new)
     return small.eval()
 
@@ -98,14 +129,24 @@ def without_neurons(
     "The network with the most important neurons alone"
     some = {name: part[:: max(1, len(part) // SCORED_ROWS)] for name, part in train.items()}
     sizes = [max(1, round(size * (1 - ratio))) for size in (whole.number_size, *whole.widths)]
-    return narrowed(net, [score.topk(min(size, score.shape[-1])).indices.sort(-1).values for score, size in zip(importances(net, some), sizes)])
+    return narrowed(
+        net,
+        [
+            score.topk(min(size, score.shape[-1])).indices.sort(-1).values
+            for score, size in zip(importances(net, some), sizes)
+        ],
+    )
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #f3fc162e
 def matrices(
     net: Network,
 ) -> dict[str, torch.Tensor]:
     "What weights are pruned of, by name"
-    return {name: p.detach() for name, p in net.named_parameters() if name.startswith("body.") and name.endswith("weight")}
+    return {
+        name: p.detach()
+        for name, p in net.named_parameters()
+        if name.startswith("body.") and name.endswith("weight")
+    }
 
 
 def masks(
@@ -165,7 +206,9 @@ def answered(
     whole: Network,
 ) -> dict[str, torch.Tensor]:  # the same and `whole`: rows × 3, seconds
     "Rows with what the whole network says of them"
-    return rows | {"whole": torch.from_numpy(deviations(whole, rows["x"].numpy(), rows["codes"].numpy()))}
+    return rows | {
+        "whole": torch.from_numpy(deviations(whole, rows["x"].numpy(), rows["codes"].numpy()))
+    }
 
 
 def guided(
@@ -181,6 +224,7 @@ def guided(
 @dataclass(frozen=True)
 class Pruned:
     "A network of which something was taken"
+
     kind: str  # of `KINDS`
     ratio: float  # share of its neurons, or of its hidden layers' weights, that is gone
     net: Network
@@ -196,8 +240,10 @@ def tuned(
     "What was pruned, once it has learned on"
     learned = (copy.deepcopy(cut.net), train, None, recipe, partial(guided, guide=guide))
     learning = Sparse(*learned, ratio=cut.ratio) if cut.kind == "weights" else Learning(*learned)
-    while not learning.over:
-        learning.learn()
+    with progress("tuning", recipe.epochs, "epochs") as tuning:
+        while not learning.over:
+            learning.learn()
+            tuning.step()
     return replace(cut, net=learning.average.cpu().eval(), epochs=learning.epoch)
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #b8ff7f73
@@ -215,7 +261,11 @@ def cut_down(
     "A candidate for each ratio, rising"
     net, rows = dense, answered(train, dense)
     for ratio in sorted(ratios):
-        cut = Pruned(kind, ratio, without_neurons(net, ratio, dense.shape, train) if kind == "neurons" else net)
+        cut = Pruned(
+            kind,
+            ratio,
+            without_neurons(net, ratio, dense.shape, train) if kind == "neurons" else net,
+        )
         yield (done := tuned(cut, rows, recipe, guide))
         net = done.net
 
@@ -231,10 +281,15 @@ def walk(
 ) -> list[Pruned]:  # the unpruned first: as it was trained, and once it has learned on
     "All candidates"
     found = [Pruned("unpruned", 0.0, dense)]
-    for kind, ratios in {"unpruned": (0.0,), **grid}.items():
-        for cut in cut_down(kind, ratios, dense, train, recipe, guide):
-            found.append(cut)
-            say(f"{kind}, {cut.ratio:.0%} gone: validation error {mae(cut.net, validation):.2f} s")
+    grid = {"unpruned": (0.0,), **grid}
+    cuts = (
+        cut
+        for kind, ratios in grid.items()
+        for cut in cut_down(kind, ratios, dense, train, recipe, guide)
+    )
+    for cut in steps(cuts, "pruning", "networks", sum(map(len, grid.values()))):
+        found.append(cut)
+        say(f"{cut.kind}, {cut.ratio:.0%} gone: validation error {mae(cut.net, validation):.2f} s")
     return found
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #cd5ddfb6
@@ -245,14 +300,24 @@ def sizes(
     graph: bytes,
 ) -> dict[str, int]:
     "Bytes of a graph, as it is and compressed"
-    return {"bytes": len(graph), "compressed_bytes": len(pa.Codec("zstd", compression_level=19).compress(graph, asbytes=True)), "gzip_bytes": len(gzip.compress(graph, 9))}
+    return {
+        "bytes": len(graph),
+        "compressed_bytes": len(
+            pa.Codec("zstd", compression_level=19).compress(graph, asbytes=True)
+        ),
+        "gzip_bytes": len(gzip.compress(graph, 9)),
+    }
 
 
 def nonzero_of(
     net: Network,
 ) -> int:
     "Parameters that are not zero, the tables of categories left out"
-    return sum(int((p != 0).sum()) for name, p in net.named_parameters() if not name.startswith("categories."))
+    return sum(
+        int((p != 0).sum())
+        for name, p in net.named_parameters()
+        if not name.startswith("categories.")
+    )
 
 
 def measured(
@@ -260,11 +325,30 @@ def measured(
     validation: dict[str, torch.Tensor],  # as from `tensors`
 ) -> pd.DataFrame:  # a row each
     "Errors, sizes and speed of each candidate"
-    graphs, feeds = [to_onnx(cut.net) for cut in cuts], {name: validation[name][:1024].numpy() for name in ("x", "codes")}
-    timed = latency({"identity": identity_candidate(feeds["x"])} | {n: graph_candidate(graph, feeds) for n, graph in enumerate(graphs)}, **TIMED).drop("identity")
-    rows = [{"kind": cut.kind, "ratio": cut.ratio, "epochs": cut.epochs, "validation_seconds": mae(cut.net, validation), "parameters": parameters_of(cut.net)["others"],
-             "nonzero": nonzero_of(cut.net), **sizes(graph)} for cut, graph in zip(cuts, graphs)]
-    table = pd.DataFrame(rows).assign(**{name: timed[name].to_numpy() for name in ("p50_us", "p99_us", "rows_per_second")})
+    graphs, feeds = (
+        [to_onnx(cut.net) for cut in cuts],
+        {name: validation[name][:1024].numpy() for name in ("x", "codes")},
+    )
+    timed = latency(
+        {"identity": identity_candidate(feeds["x"])}
+        | {n: graph_candidate(graph, feeds) for n, graph in enumerate(graphs)},
+        **TIMED,
+    ).drop("identity")
+    rows = [
+        {
+            "kind": cut.kind,
+            "ratio": cut.ratio,
+            "epochs": cut.epochs,
+            "validation_seconds": mae(cut.net, validation),
+            "parameters": parameters_of(cut.net)["others"],
+            "nonzero": nonzero_of(cut.net),
+            **sizes(graph),
+        }
+        for cut, graph in zip(cuts, graphs)
+    ]
+    table = pd.DataFrame(rows).assign(
+        **{name: timed[name].to_numpy() for name in ("p50_us", "p99_us", "rows_per_second")}
+    )
     whole, best = table.iloc[0], table.loc[table["kind"] == "unpruned", "validation_seconds"].min()
     table.insert(4, "loss", table["validation_seconds"] / best - 1)
     table.insert(6, "gone", 1 - table["parameters"] / whole["parameters"])
@@ -279,7 +363,11 @@ def picked(
     table: pd.DataFrame,  # as from `measured`
 ) -> int:  # its place
     "The smallest that is nearly as good as the unpruned network"
-    return int(table[table["loss"] <= MOST_LOSS].sort_values(["bytes", "compressed_bytes"], kind="stable").index[0])
+    return int(
+        table[table["loss"] <= MOST_LOSS]
+        .sort_values(["bytes", "compressed_bytes"], kind="stable")
+        .index[0]
+    )
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #9f181541
 COLOURS = {"unpruned": "0.5", "neurons": "C0", "weights": "C1"}
@@ -291,13 +379,38 @@ def plot_pareto(
 ) -> "Figure":
     "Error against what is stored, and against what a row takes"
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
-    limit, taken = (1 + MOST_LOSS) * table.loc[table["kind"] == "unpruned", "validation_seconds"].min(), table.loc[picked(table)]
-    for axis, (column, per, label) in zip(axes, [("bytes", 1000, "graph, kB"), ("compressed_bytes", 1000, "graph compressed, kB"), ("p50_us", 1, "one row, median, µs")]):
+    limit, taken = (
+        (1 + MOST_LOSS) * table.loc[table["kind"] == "unpruned", "validation_seconds"].min(),
+        table.loc[picked(table)],
+    )
+    for axis, (column, per, label) in zip(
+        axes,
+        [
+            ("bytes", 1000, "graph, kB"),
+            ("compressed_bytes", 1000, "graph compressed, kB"),
+            ("p50_us", 1, "one row, median, µs"),
+        ],
+    ):
         for kind, part in table.groupby("kind", sort=False):
-            axis.plot(part[column] / per, part["validation_seconds"], "o-", color=COLOURS[kind], label=kind, markersize=4)
+            axis.plot(
+                part[column] / per,
+                part["validation_seconds"],
+                "o-",
+                color=COLOURS[kind],
+                label=kind,
+                markersize=4,
+            )
         axis.axhline(limit, color="0.7", linestyle=":", linewidth=1)
-        axis.plot(taken[column] / per, taken["validation_seconds"], "o", markersize=11, markerfacecolor="none", color="black")
+        axis.plot(
+            taken[column] / per,
+            taken["validation_seconds"],
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            color="black",
+        )
         axis.set(xlabel=label, xlim=(0, None))
     axes[0].set_ylabel("validation MAE, seconds")
     axes[0].legend(frameon=False)
@@ -308,6 +421,7 @@ def plot_pareto(
 @dataclass(frozen=True)
 class Plan:
     "What is pruned, and how"
+
     model: str  # the run of the trainer
     params: dict  # of the network
     rounds: int  # epochs of its schedule
@@ -319,24 +433,42 @@ def params_of(
     model: Path | None,  # a folder or a file of a run; None: the latest
 ) -> tuple[str, dict, int]:  # run, parameters, epochs at most
     "What a run of the trainer was trained with"
-    folders = sorted((one.models / "dnn").glob("*")) if model is None else [model if model.is_dir() else model.parent]
+    folders = (
+        sorted((one.models / "dnn").glob("*"))
+        if model is None
+        else [model if model.is_dir() else model.parent]
+    )
     path = next((path for folder in reversed(folders) if (path := model_file(folder, "dnn"))), None)
     if path is None:
-        raise ValueError(f"{model or one.models / 'dnn'} holds no run of the trainer; expected one such as models/dnn/<run>: `python -m mbta_ml.dl.dnn_trainer` makes one")
-    meta = read_sidecar(companions(path)[0])
+        raise ValueError(
+            f"{model or one.models / 'dnn'} holds no run of the trainer; expected one such as"
+            " models/dnn/<run>: `python -m mbta_ml.dl.dnn_trainer` makes one"
+        )
+    meta = load_model(path)[1]
     if missing := [name for name in DEFAULTS if name not in meta.get("params", {})]:
-        raise ValueError(f"the sidecar of {path} has no parameter {', '.join(missing)}; train it again")
-    return meta["run"], {name: meta["params"][name] for name in DEFAULTS}, int(read_json(path.parent / "params.json").get("rounds", MOST_EPOCHS))
+        raise ValueError(
+            f"the sidecar of {path} has no parameter {', '.join(missing)}; train it again"
+        )
+    return (
+        meta["run"],
+        {name: checked_param(name, meta["params"][name]) for name in DEFAULTS},
+        int(read_json(path.parent / "params.json").get("rounds", MOST_EPOCHS)),
+    )
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #a0b8a102
 def read_params(
     path: Path,  # JSON
 ) -> dict:
     "How to fine-tune, from a file such as the `params.json` of an earlier run"
+
     def check(name, value):
         if name not in TUNING:
-            raise ValueError(f"{name} is no parameter of fine-tuning; expected some of {', '.join(sorted(TUNING))}")
+            raise ValueError(
+                f"{name} is no parameter of fine-tuning; expected some of"
+                f" {', '.join(sorted(TUNING))}"
+            )
         return checked(name, value, NUMBERS)
+
     return params_from(path, check, '{"rounds": 2, "guide": 0.7}')
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #8a84f6b5
@@ -344,9 +476,17 @@ def recipe_of(
     tuning: dict,  # `TUNING`, `seed` and `nthread`
 ) -> Recipe:
     "The learning that fine-tuning asks for"
-    return Recipe(tuning["learning_rate"], tuning["weight_decay"], tuning["batch_rows"], tuning["rounds"], seed=tuning["seed"] + 1, threads=tuning["nthread"])
+    return Recipe(
+        tuning["learning_rate"],
+        tuning["weight_decay"],
+        tuning["batch_rows"],
+        tuning["rounds"],
+        seed=tuning["seed"] + 1,
+        threads=tuning["nthread"],
+    )
 
 
+@progress("making a network smaller")
 def prune(
     lesson: Lesson,
     plan: Plan,
@@ -354,11 +494,24 @@ def prune(
     say=lambda line: None,
 ) -> Trained:
     "Train, prune, pick by the validation part, and prune networks of more rows as far"
-    began, parts, params = time.monotonic(), lesson.parts, plan.params | {name: tuning[name] for name in ("seed", "nthread")}
+    began, parts, params = (
+        time.monotonic(),
+        lesson.parts,
+        plan.params | {name: tuning[name] for name in ("seed", "nthread")},
+    )
     recipe = recipe_of(tuning)
     fitted, vocabulary = fit(parts["train"], parts["validation"], params, plan.rounds)
-    rows, validation, test = (tensors(part, fitted.net.features, vocabulary) for part in (parts["train"], *(parts[name][judged(parts[name])] for name in ("validation", "test"))))
-    say(f"the network of run {plan.model}, trained again: {fitted.epochs} epochs, validation error {mae(fitted.net, validation):.2f} s")
+    rows, validation, test = (
+        tensors(part, fitted.net.features, vocabulary)
+        for part in (
+            parts["train"],
+            *(parts[name][judged(parts[name])] for name in ("validation", "test")),
+        )
+    )
+    say(
+        f"the network of run {plan.model}, trained again: {fitted.epochs} epochs, validation error"
+        f" {mae(fitted.net, validation):.2f} s"
+    )
     cuts = walk(fitted.net, plan.grid, rows, validation, recipe, tuning["guide"], say)
     table = measured(cuts, validation)
     taken = cuts[picked(table)]
@@ -367,25 +520,90 @@ def prune(
 
     def again(part: str) -> DNN:
         "As far as the pick, from these rows"
-        whole, vocabulary = fit(parts[part], None, params, plan.rounds, fitted.epochs, fitted.net.features)
-        ratios = [ratio for ratio in plan.grid.get(taken.kind, (0.0,)) if ratio <= taken.ratio and taken.epochs]
-        *_, last = whole.net, *(cut.net for cut in cut_down(taken.kind, ratios, whole.net, tensors(parts[part], whole.net.features, vocabulary), recipe, tuning["guide"]))
+        whole, vocabulary = fit(
+            parts[part], None, params, plan.rounds, fitted.epochs, fitted.net.features
+        )
+        ratios = [
+            ratio
+            for ratio in plan.grid.get(taken.kind, (0.0,))
+            if ratio <= taken.ratio and taken.epochs
+        ]
+        *_, last = (
+            whole.net,
+            *(
+                cut.net
+                for cut in cut_down(
+                    taken.kind,
+                    ratios,
+                    whole.net,
+                    tensors(parts[part], whole.net.features, vocabulary),
+                    recipe,
+                    tuning["guide"],
+                )
+            ),
+        )
         return DNN(last, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end)
 
     judging, shipping = again("before test"), again("all")
-    return Trained(shipping, judging, to_onnx(shipping.net), "onnx", tuning, tuning["rounds"], tuning["rounds"], fitted.curves, time.monotonic() - began,
-                   about=described(shipping.net, shipping.vocabulary) | {"pruned": {"run": plan.model, "kind": taken.kind, "ratio": taken.ratio, "candidates": table.to_dict("records")}},
-                   files={"dnn_pruner.pt": weights_of(shipping.net), "candidates.csv": table.to_csv(index=False).encode(), "pareto.png": pictured(table)})
+    return Trained(
+        shipping,
+        judging,
+        to_onnx(shipping.net),
+        "onnx",
+        tuning,
+        tuning["rounds"],
+        tuning["rounds"],
+        fitted.curves,
+        time.monotonic() - began,
+        about=described(shipping.net, shipping.vocabulary)
+        | {
+            "pruned": {
+                "run": plan.model,
+                "kind": taken.kind,
+                "ratio": taken.ratio,
+                "candidates": table.to_dict("records"),
+            }
+        },
+        files={
+            "dnn_pruner.pt": weights_of(shipping.net),
+            "candidates.csv": table.to_csv(index=False).encode(),
+            "pareto.png": pictured(table),
+        },
+    )
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #000b6fc9
 def shown(
     table: pd.DataFrame,  # as from `measured`
 ) -> pd.DataFrame:  # text
     "The table as a person reads it; a star marks what was picked"
-    forms = {"ratio": "{:.0%}", "validation_seconds": "{:.2f}", "test_seconds": "{:.2f}", "loss": "{:+.2%}", "parameters": "{:,}", "nonzero": "{:,}", "gone": "{:.0%}", "zeros": "{:.0%}",
-             "bytes": "{:,}", "compressed_bytes": "{:,}", "gzip_bytes": "{:,}", "p50_us": "{:.1f}", "p99_us": "{:.1f}", "rows_per_second": "{:,}"}
-    names = {"validation_seconds": "validation s", "test_seconds": "test s", "compressed_bytes": "zstd bytes", "gzip_bytes": "gzip bytes", "p50_us": "p50 µs", "p99_us": "p99 µs", "rows_per_second": "rows/s"}
-    text = table.assign(**{name: table[name].map(form.format) for name, form in forms.items() if name in table})
+    forms = {
+        "ratio": "{:.0%}",
+        "validation_seconds": "{:.2f}",
+        "test_seconds": "{:.2f}",
+        "loss": "{:+.2%}",
+        "parameters": "{:,}",
+        "nonzero": "{:,}",
+        "gone": "{:.0%}",
+        "zeros": "{:.0%}",
+        "bytes": "{:,}",
+        "compressed_bytes": "{:,}",
+        "gzip_bytes": "{:,}",
+        "p50_us": "{:.1f}",
+        "p99_us": "{:.1f}",
+        "rows_per_second": "{:,}",
+    }
+    names = {
+        "validation_seconds": "validation s",
+        "test_seconds": "test s",
+        "compressed_bytes": "zstd bytes",
+        "gzip_bytes": "gzip bytes",
+        "p50_us": "p50 µs",
+        "p99_us": "p99 µs",
+        "rows_per_second": "rows/s",
+    }
+    text = table.assign(
+        **{name: table[name].map(form.format) for name, form in forms.items() if name in table}
+    )
     return text.assign(picked=np.where(table.index == picked(table), "*", "")).rename(columns=names)
 
 
@@ -394,7 +612,10 @@ def pictured(
 ) -> bytes:  # PNG
     "The Pareto picture as a file"
     import matplotlib.pyplot as plt
-    figure = plot_pareto(table, "Smaller networks: the ring is what was picked, the dotted line what may be lost")
+
+    figure = plot_pareto(
+        table, "Smaller networks: the ring is what was picked, the dotted line what may be lost"
+    )
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=120)
         plt.close(figure)
@@ -416,10 +637,28 @@ def ratios(
 
 def parser_of() -> argparse.ArgumentParser:
     "What this job takes beside what every training job takes"
-    parser = argparse.ArgumentParser("python -m mbta_ml.dl.dnn_pruner", description="Prune the network of a run of the trainer: neurons are taken out, weights set to zero; the smallest that is nearly as good is kept.")
-    parser.add_argument("--model", type=Path, metavar="PATH", help="models/dnn/<run>, whose parameters are taken (default: the latest)")
-    parser.add_argument("--kind", choices=KINDS, help="what is pruned (default: both kinds, one by one)")
-    parser.add_argument("--ratios", type=ratios, metavar="R,R", help="shares that go, such as 0.4,0.6 (default: a grid of each kind's own)")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.dl.dnn_pruner",
+        description=(
+            "Prune the network of a run of the trainer: neurons are taken out, weights set to zero;"
+            " the smallest that is nearly as good is kept."
+        ),
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="models/dnn/<run>, whose parameters are taken (default: the latest)",
+    )
+    parser.add_argument(
+        "--kind", choices=KINDS, help="what is pruned (default: both kinds, one by one)"
+    )
+    parser.add_argument(
+        "--ratios",
+        type=ratios,
+        metavar="R,R",
+        help="shares that go, such as 0.4,0.6 (default: a grid of each kind's own)",
+    )
     return parser
 
 
@@ -430,9 +669,15 @@ def asked_plan(
     "The plan that the command line asks for"
     a = training_arguments(parser_of()).parse_args(arguments)
     if a.resume is None:
-        return Plan(*params_of(replace(one, home=a.out) if a.out else one, a.model), {kind: a.ratios or KINDS[kind] for kind in ([a.kind] if a.kind else KINDS)})
+        return Plan(
+            *params_of(replace(one, home=a.out) if a.out else one, a.model),
+            {kind: a.ratios or KINDS[kind] for kind in ([a.kind] if a.kind else KINDS)},
+        )
     if a.model or a.kind or a.ratios:
-        raise ValueError("--resume takes --model, --kind and --ratios from the run; leave them out, or start a new run")
+        raise ValueError(
+            "--resume takes --model, --kind and --ratios from the run; leave them out, or start a"
+            " new run"
+        )
 
 # %% ../../nbs/dl/05_dnn_pruner.ipynb #095eaf9c
 def learn(
@@ -442,7 +687,12 @@ def learn(
     "Prune as was asked"
     if work.asked.trials:
         work.log("note: pruning walks --ratios and searches nothing; --trials has no effect")
-    tuning = {**TUNING, **(work.asked.params or {}), "seed": work.asked.seed % 2**31, "nthread": work.asked.threads}
+    tuning = {
+        **TUNING,
+        **(work.asked.params or {}),
+        "seed": work.asked.seed % 2**31,
+        "nthread": work.asked.threads,
+    }
     return prune(work.lesson, kept_plan(work, asked, Plan), tuning, work.log)
 
 
@@ -452,7 +702,14 @@ def main(
 ) -> dict:  # `metrics.json`
     "Prune, judge, keep, and promote if the gate allows"
     one = one or settings()
-    return job_main("dnn_pruner", partial(learn, asked=asked_plan(arguments, one)), read_params, parser_of(), arguments, one)
+    return job_main(
+        "dnn_pruner",
+        partial(learn, asked=asked_plan(arguments, one)),
+        read_params,
+        parser_of(),
+        arguments,
+        one,
+    )
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -7,10 +7,15 @@ __all__ = ['DEFAULTS', 'MOST_EPOCHS', 'NUMBERS', 'SPACE', 'ROUNDS_OF_AN_EPOCH', 
            'shape_of', 'recipe_of', 'network_for', 'fit', 'train', 'Studying', 'shared', 'narrowest', 'base_params',
            'learn', 'main', 'kept_network']
 
+# %% ../../nbs/dl/02_dnn_trainer.ipynb #7e11a0c1
+from ..cli import needs
+
+needs(__name__, "torch", "onnx", "onnxruntime")  # before they are imported
+
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #e9b2a4ad
 import argparse
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +31,37 @@ from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, checked, job_mai
 from ..ml.ml_utils import judged
 from ..ml.search import Range, Trial, best_of
 from ..ml.xgboost_trainer import chosen_features
-from ..predict import CATEGORIES
+from ..models import CATEGORIES
+from ..progress import steps
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #0a43ba2e
 DEFAULTS = {
-    "width": 256, "layers": 2, "members": 1, "bins": 32, "number_size": 8, "name_size": 0, "dropout": 0.1, "forget": 0.1,
-    "learning_rate": 2e-3, "weight_decay": 0.1, "batch_rows": 512,
+    "width": 256,
+    "layers": 2,
+    "members": 1,
+    "bins": 32,
+    "number_size": 8,
+    "name_size": 0,
+    "dropout": 0.1,
+    "forget": 0.1,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.1,
+    "batch_rows": 512,
 }
 MOST_EPOCHS = 6  # a round is an epoch
 NUMBERS = {  # name → whole, least, most
-    "rounds": (True, 1, 1000), "width": (True, 4, 4096), "layers": (True, 1, 8), "members": (True, 1, 64), "bins": (True, 2, 256), "number_size": (True, 1, 64), "name_size": (True, 0, 64),
-    "dropout": (False, 0, 0.9), "forget": (False, 0, 0.9), "learning_rate": (False, 1e-6, 1), "weight_decay": (False, 0, 10), "batch_rows": (True, 16, 1e6),
+    "rounds": (True, 1, 1000),
+    "width": (True, 4, 4096),
+    "layers": (True, 1, 8),
+    "members": (True, 1, 64),
+    "bins": (True, 2, 256),
+    "number_size": (True, 1, 64),
+    "name_size": (True, 0, 64),
+    "dropout": (False, 0, 0.9),
+    "forget": (False, 0, 0.9),
+    "learning_rate": (False, 1e-6, 1),
+    "weight_decay": (False, 0, 10),
+    "batch_rows": (True, 16, 1e6),
 }
 
 
@@ -60,7 +85,15 @@ def shape_of(
 ) -> Shape:
     "The network that parameters ask for"
     names = params["name_size"]
-    return Shape((params["width"],) * params["layers"], params["members"], params["bins"], params["number_size"], (names, 2, names, names, names) if names else (), params["dropout"], params["forget"])
+    return Shape(
+        (params["width"],) * params["layers"],
+        params["members"],
+        params["bins"],
+        params["number_size"],
+        (names, 2, names, names, names) if names else (),
+        params["dropout"],
+        params["forget"],
+    )
 
 
 def recipe_of(
@@ -68,7 +101,14 @@ def recipe_of(
     rounds: int,  # epochs
 ) -> Recipe:
     "The learning that parameters ask for"
-    return Recipe(params["learning_rate"], params["weight_decay"], params["batch_rows"], rounds, seed=params["seed"], threads=params["nthread"])
+    return Recipe(
+        params["learning_rate"],
+        params["weight_decay"],
+        params["batch_rows"],
+        rounds,
+        seed=params["seed"],
+        threads=params["nthread"],
+    )
 
 
 def network_for(
@@ -94,10 +134,19 @@ def fit(
     checkpoint: Path | None = None,
 ) -> tuple[Fitted, Vocabulary]:
     "Fit a network on `train`, stopping when `validation` gets no better"
-    features, vocabulary = features or chosen_features(train), Vocabulary.of(train, categories=CATEGORIES if params["name_size"] else ())
-    rows, watched = (None if part is None else tensors(part, features, vocabulary) for part in (train, None if validation is None else validation[judged(validation)]))
+    features, vocabulary = (
+        features or chosen_features(train),
+        Vocabulary.of(train, categories=CATEGORIES if params["name_size"] else ()),
+    )
+    rows, watched = (
+        None if part is None else tensors(part, features, vocabulary)
+        for part in (train, None if validation is None else validation[judged(validation)])
+    )
     net = network_for(rows["x"].numpy(), features, vocabulary.sizes, params)
-    return fit_network(net, rows, watched, recipe_of(params, rounds), epochs, checkpoint=checkpoint), vocabulary
+    return (
+        fit_network(net, rows, watched, recipe_of(params, rounds), epochs, checkpoint=checkpoint),
+        vocabulary,
+    )
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #94515935
 def train(
@@ -112,20 +161,53 @@ def train(
     began, parts = time.monotonic(), lesson.parts
     features = chosen_features(parts["train"])
     models, first, about["about"] = {}, None, about.get("about", {})
-    for part in ("train", "before test", "all"):
+    for part in steps(("train", "before test", "all"), "fitting", "parts"):
         checkpoint = checkpoints and checkpoints / f"{part.replace(' ', '-')}.pt"
-        fitted, vocabulary = fit(parts[part], None if first else parts["validation"], params, rounds, first and first.epochs, features, checkpoint)
+        fitted, vocabulary = fit(
+            parts[part],
+            None if first else parts["validation"],
+            params,
+            rounds,
+            first and first.epochs,
+            features,
+            checkpoint,
+        )
         first = first or fitted
-        models[part] = DNN(fitted.net, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end)
-        say(f"{part}: {fitted.epochs} epochs, {fitted.examples_per_second:,.0f} examples a second, of which the loader takes {fitted.loader_share:.1%}")
+        models[part] = DNN(
+            fitted.net, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end
+        )
+        say(
+            f"{part}: {fitted.epochs} epochs, {fitted.examples_per_second:,.0f} examples a second,"
+            f" of which the loader takes {fitted.loader_share:.1%}"
+        )
     shipped = models["all"]
-    return Trained(shipped, models["before test"], to_onnx(shipped.net), "onnx", params, first.epochs, rounds, first.curves, time.monotonic() - began,
-                   **about | {"about": about["about"] | described(shipped.net, shipped.vocabulary), "files": {"dnn.pt": weights_of(shipped.net)}})
+    return Trained(
+        shipped,
+        models["before test"],
+        to_onnx(shipped.net),
+        "onnx",
+        params,
+        first.epochs,
+        rounds,
+        first.curves,
+        time.monotonic() - began,
+        **about
+        | {
+            "about": about["about"] | described(shipped.net, shipped.vocabulary),
+            "files": {"dnn.pt": weights_of(shipped.net)},
+        },
+    )
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #6b31f385
 SPACE = {
-    "width": (64, 128, 256, 512), "layers": Range(1, 3, whole=True), "dropout": Range(0.0, 0.4), "forget": Range(0.0, 0.5),
-    "learning_rate": Range(5e-4, 8e-3, log=True), "weight_decay": Range(1e-3, 1.0, log=True), "members": (1, 4), "name_size": (0, 8),
+    "width": (64, 128, 256, 512),
+    "layers": Range(1, 3, whole=True),
+    "dropout": Range(0.0, 0.4),
+    "forget": Range(0.0, 0.5),
+    "learning_rate": Range(5e-4, 8e-3, log=True),
+    "weight_decay": Range(1e-3, 1.0, log=True),
+    "members": (1, 4),
+    "name_size": (0, 8),
 }
 ROUNDS_OF_AN_EPOCH = 50
 
@@ -137,7 +219,10 @@ class Studying:
         self,
         data: dict,  # as from `shared`
     ):
-        self.train, self.validation = ({name: torch.tensor(data[f"{part}/{name}"]) for name in ("x", "y", "weight", "codes")} for part in ("train", "validation"))
+        self.train, self.validation = (
+            {name: torch.tensor(data[f"{part}/{name}"]) for name in ("x", "y", "weight", "codes")}
+            for part in ("train", "validation")
+        )
         self.data = data
 
     def trial(
@@ -147,7 +232,14 @@ class Studying:
     ):  # yields (rounds, least validation error so far in seconds, the round where it was)
         "Learn, and say how it goes"
         params = {**self.data["params"], **params, "nthread": threads}
-        learning = Learning(network_for(self.train["x"].numpy(), self.data["features"], self.data["counts"], params), self.train, self.validation, recipe_of(params, self.data["rounds"]))
+        learning = Learning(
+            network_for(
+                self.train["x"].numpy(), self.data["features"], self.data["counts"], params
+            ),
+            self.train,
+            self.validation,
+            recipe_of(params, self.data["rounds"]),
+        )
         while not learning.over:
             learning.learn()
             error, epoch = learning.best
@@ -162,8 +254,18 @@ def shared(
 ) -> dict:
     "What `Studying` is made with, in arrays that processes can share"
     features, vocabulary = chosen_features(train), Vocabulary.of(train)
-    parts = {f"{part}/{name}": tensor.numpy() for part, frame in (("train", train), ("validation", validation[judged(validation)])) for name, tensor in tensors(frame, features, vocabulary).items()}
-    return {**parts, "features": features, "counts": vocabulary.sizes, "params": params, "rounds": rounds}
+    parts = {
+        f"{part}/{name}": tensor.numpy()
+        for part, frame in (("train", train), ("validation", validation[judged(validation)]))
+        for name, tensor in tensors(frame, features, vocabulary).items()
+    }
+    return {
+        **parts,
+        "features": features,
+        "counts": vocabulary.sizes,
+        "params": params,
+        "rounds": rounds,
+    }
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #ba1e30a7
 NEAR = 1.0025  # times the least error
@@ -174,8 +276,20 @@ def narrowest(
 ) -> Trial | None:  # None where no trial has an error
     "The narrowest of the trials near the best, the best of equals"
     best = best_of(trials)
-    near = [t for t in trials if best and t.state == best.state and t.error_seconds <= NEAR * best.error_seconds]
-    return min(near, key=lambda t: (t.params["width"] * t.params["layers"], t.params["name_size"], t.error_seconds), default=None)
+    near = [
+        t
+        for t in trials
+        if best and t.state == best.state and t.error_seconds <= NEAR * best.error_seconds
+    ]
+    return min(
+        near,
+        key=lambda t: (
+            t.params["width"] * t.params["layers"],
+            t.params["name_size"],
+            t.error_seconds,
+        ),
+        default=None,
+    )
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #52d01e4d
 def base_params(
@@ -193,13 +307,33 @@ def learn(
     params, trials, about = {**base_params(asked), **(asked.params or {})}, [], {}
     rounds = params.pop("rounds", MOST_EPOCHS)
     if asked.trials:
-        trials = work.search(Studying, shared(lesson.parts["train"], lesson.parts["validation"], params, rounds), SPACE, DEFAULTS)
+        trials = work.search(
+            Studying,
+            shared(lesson.parts["train"], lesson.parts["validation"], params, rounds),
+            SPACE,
+            DEFAULTS,
+        )
         if (taken := narrowest(trials)) is None:
-            raise ValueError(f"no trial has ended with an error to go by ({len(trials)} failed); give more time, or look into {work.run.experiment / 'trials.jsonl'}")
+            raise ValueError(
+                f"no trial has ended with an error to go by ({len(trials)} failed); give more time,"
+                f" or look into {work.run.experiment / 'trials.jsonl'}"
+            )
         params, about = params | taken.params, {"trial": taken.number + 1}
-        work.log(f"taken: trial {taken.number + 1}, the narrowest within 0.25 % of the best: validation error {taken.error_seconds:.2f} s (best {best_of(trials).error_seconds:.2f} s)")
+        work.log(
+            f"taken: trial {taken.number + 1}, the narrowest within 0.25 % of the best: validation"
+            f" error {taken.error_seconds:.2f} s (best {best_of(trials).error_seconds:.2f} s)"
+        )
     work.log("fitting, on the training part first, then on all before the test part, then on all")
-    trained = train(lesson, params, rounds, work.run.experiment / CHECKPOINTS, work.log, trials=trials, space=SPACE, about=about)
+    trained = train(
+        lesson,
+        params,
+        rounds,
+        work.run.experiment / CHECKPOINTS,
+        work.log,
+        trials=trials,
+        space=SPACE,
+        about=about,
+    )
     work.log(f"fitted in {trained.train_seconds:.0f} s: {trained.rounds} epochs")
     return trained
 
@@ -209,7 +343,13 @@ def main(
     one: Settings | None = None,  # None: read from the environment
 ) -> dict:  # `metrics.json`
     "Train, judge, keep, and promote if the gate allows"
-    parser = argparse.ArgumentParser("python -m mbta_ml.dl.dnn_trainer", description="Train a neural network on any source, judge it beside the baselines, keep it; promote it if it beats them.")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.dl.dnn_trainer",
+        description=(
+            "Train a neural network on any source, judge it beside the baselines, keep it; promote"
+            " it if it beats them."
+        ),
+    )
     return job_main("dnn", learn, read_params, parser, arguments, one)
 
 

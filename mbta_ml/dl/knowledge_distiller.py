@@ -8,6 +8,11 @@ __all__ = ['TEACHERS', 'DEFAULTS', 'MOST_EPOCHS', 'NUMBERS', 'SPACE', 'Teacher',
            'alone', 'as_model', 'distill', 'told_apart', 'shown', 'timed', 'checked_param', 'read_params', 'Tutoring',
            'shared', 'smallest', 'Plan', 'parser_of', 'asked_plan', 'kept_labels', 'train', 'learn', 'main']
 
+# %% ../../nbs/dl/06_knowledge_distiller.ipynb #7e11a0c3
+from ..cli import needs
+
+needs(__name__, "torch", "onnx", "onnxruntime")  # before they are imported
+
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #54805813
 import argparse
 import time
@@ -31,16 +36,29 @@ from .training import Learning, Recipe
 from ..etl.sources import command
 from ..files import atomic_path
 from ..ml import xgboost_trainer
-from ..ml.job import CHECKPOINTS, Asked, Lesson, Trained, Work, checked, job_main, kept_plan, params_from, training_arguments
+from mbta_ml.ml.job import (
+    CHECKPOINTS,
+    Asked,
+    Lesson,
+    Trained,
+    Work,
+    checked,
+    job_main,
+    kept_plan,
+    params_from,
+    training_arguments,
+)
 from ..ml.ml_utils import compare, judged
 from ..ml.search import Range, Trial, best_of
 from ..ml.xgboost_trainer import arrays, chosen_features
-from ..predict import Onnx, Residuals, matrix, session_of
+from ..progress import progress, steps
+from ..models import Onnx, Residuals, matrix, seconds_of, session_of
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #9bd9a8fb
 @dataclass(frozen=True)
 class Teacher:
     "A model, and what it has seen"
+
     say: Callable[[pd.DataFrame], np.ndarray]  # examples → deviation from lookup, seconds
     seen: pd.Index  # the rows that it has learned from
     until: pd.Timestamp  # their last arrival
@@ -50,13 +68,20 @@ class Teacher:
     def label(self, frame: pd.DataFrame) -> pd.DataFrame:  # `soft_seconds`, `taught_until`
         "What it says of rows that are new to it"
         if known := int(frame.index.isin(self.seen).sum()):
-            raise ValueError(f"the teacher has learned from {known} of the {len(frame)} rows that it shall label; take one that was fitted on other rows")
-        return pd.DataFrame({"soft_seconds": self.say(frame).astype(np.float32), "taught_until": self.until}, frame.index)
+            raise ValueError(
+                f"the teacher has learned from {known} of the {len(frame)} rows that it shall"
+                " label; take one that was fitted on other rows"
+            )
+        return pd.DataFrame(
+            {"soft_seconds": self.say(frame).astype(np.float32), "taught_until": self.until},
+            frame.index,
+        )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #d74ee05b
 @dataclass(frozen=True)
 class School:
     "Which teacher, and how it learns"
+
     teacher: str = "xgboost"  # of `TEACHERS`
     trees: dict = field(default_factory=dict)  # beyond the defaults of the XGBoost job
     rounds: int = xgboost_trainer.MOST_ROUNDS  # at most
@@ -72,7 +97,8 @@ class School:
         return Asked(seed=self.seed, threads=self.threads)
 
 
-TEACHERS = {"xgboost": ("xgboost",), "dnn": ("dnn",), "both": ("xgboost", "dnn")}  # name → whose mean it is
+# name → whose mean it is
+TEACHERS = {"xgboost": ("xgboost",), "dnn": ("dnn",), "both": ("xgboost", "dnn")}
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #00457d3c
 def fitted_trees(
@@ -83,8 +109,18 @@ def fitted_trees(
     rounds: int | None,
 ) -> tuple[Callable, int, int]:  # what it says of examples, bytes, rounds
     "Trees as a teacher"
-    found = xgboost_trainer.fit(frame, validation, features, {**xgboost_trainer.base_params(school.asked), **school.trees}, rounds or school.rounds)
-    return lambda some: found.booster.inplace_predict(matrix(some, features), validate_features=False), len(found.booster.save_raw("ubj")), found.rounds
+    found = xgboost_trainer.fit(
+        frame,
+        validation,
+        features,
+        {**xgboost_trainer.base_params(school.asked), **school.trees},
+        rounds or school.rounds,
+    )
+    return (
+        lambda some: found.booster.inplace_predict(matrix(some, features), validate_features=False),
+        len(found.booster.save_raw("ubj")),
+        found.rounds,
+    )
 
 
 def fitted_network(
@@ -95,8 +131,19 @@ def fitted_network(
     epochs: int | None,
 ) -> tuple[Callable, int, int]:  # what it says of examples, bytes, epochs
     "A network as a teacher"
-    found, vocabulary = dnn_trainer.fit(frame, validation, {**dnn_trainer.base_params(school.asked), **school.net}, school.epochs, epochs, features)
-    return lambda some: deviations(found.net, matrix(some, features), vocabulary.codes(some))[:, 1], len(to_onnx(found.net)), found.epochs
+    found, vocabulary = dnn_trainer.fit(
+        frame,
+        validation,
+        {**dnn_trainer.base_params(school.asked), **school.net},
+        school.epochs,
+        epochs,
+        features,
+    )
+    return (
+        lambda some: deviations(found.net, matrix(some, features), vocabulary.codes(some))[:, 1],
+        len(to_onnx(found.net)),
+        found.epochs,
+    )
 
 
 def taught(
@@ -108,18 +155,32 @@ def taught(
 ) -> Teacher:
     "A teacher of these rows"
     fits = {"xgboost": fitted_trees, "dnn": fitted_network}
-    found = {kind: fits[kind](frame, validation, features, school, (rounds or {}).get(kind)) for kind in TEACHERS[school.teacher]}
-    return Teacher(lambda some: np.mean([say(some) for say, _, _ in found.values()], axis=0), frame.index, frame["arrival"].max(),
-                   sum(size for _, size, _ in found.values()), {kind: kept for kind, (_, _, kept) in found.items()})
+    found = {
+        kind: fits[kind](frame, validation, features, school, (rounds or {}).get(kind))
+        for kind in TEACHERS[school.teacher]
+    }
+    return Teacher(
+        lambda some: np.mean([say(some) for say, _, _ in found.values()], axis=0),
+        frame.index,
+        frame["arrival"].max(),
+        sum(size for _, size, _ in found.values()),
+        {kind: kept for kind, (_, _, kept) in found.items()},
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #b7ce34ad
 def block_teachers(
     train: pd.DataFrame,  # the training part
     blocks: int,
-) -> list[tuple[pd.Timestamp, np.ndarray]]:  # where each block begins, and which rows its teacher learns from
+) -> list[
+    tuple[pd.Timestamp, np.ndarray]
+]:  # where each block begins, and which rows its teacher learns from
     "Blocks of equally many rows, each with the rows outside that have nothing to do with it"
     made, arrival = train["made_at"], train["arrival"]
-    edges = [made.min(), *made.quantile(np.arange(1, blocks) / blocks), made.max() + pd.Timedelta(milliseconds=1)]
+    edges = [
+        made.min(),
+        *made.quantile(np.arange(1, blocks) / blocks),
+        made.max() + pd.Timedelta(milliseconds=1),
+    ]
     found = []
     for start, end in zip(edges, edges[1:]):
         last = arrival[(made >= start) & (made < end)].max()
@@ -139,16 +200,35 @@ def labels_of(
     rows = pd.concat([parts[name] for name in ("before test", "test", "all")])
     rows = rows[~rows.index.duplicated()]
     if others is not None and (twice := int(others.index.isin(rows.index).sum())):
-        raise ValueError(f"{twice} of the {len(others)} further rows have the number of a row of the lesson; take them from the same examples, without an arrival")
+        raise ValueError(
+            f"{twice} of the {len(others)} further rows have the number of a row of the lesson;"
+            " take them from the same examples, without an arrival"
+        )
     rows = pd.concat([rows, others]) if others is not None else rows
     validation, test = (parts[name]["made_at"].min() for name in ("validation", "test"))
-    first = taught(train, features, school, parts["validation"])
-    say(f"teacher of the training part: {first.rounds}")
-    teachers = [(start, taught(train[kept], features, school, rounds=first.rounds)) for start, kept in block_teachers(train, school.blocks)]
-    last = taught(parts["before test"], features, school, rounds=first.rounds)
+    with progress("teaching teachers", school.blocks + 2, "teachers") as teaching:
+        first = taught(train, features, school, parts["validation"])
+        say(f"teacher of the training part: {first.rounds}")
+        teaching.step()
+        teachers = []
+        for start, kept in block_teachers(train, school.blocks):
+            teachers.append((start, taught(train[kept], features, school, rounds=first.rounds)))
+            teaching.step()
+        last = taught(parts["before test"], features, school, rounds=first.rounds)
     teachers += [(validation, first), (test, last)]
-    block = np.clip(np.searchsorted(pd.DatetimeIndex([start for start, _ in teachers]), pd.DatetimeIndex(rows["made_at"]), side="right") - 1, 0, None)
-    found = pd.concat([teacher.label(rows[block == n]) for n, (_, teacher) in enumerate(teachers)]).loc[rows.index]
+    block = np.clip(
+        np.searchsorted(
+            pd.DatetimeIndex([start for start, _ in teachers]),
+            pd.DatetimeIndex(rows["made_at"]),
+            side="right",
+        )
+        - 1,
+        0,
+        None,
+    )
+    found = pd.concat(
+        [teacher.label(rows[block == n]) for n, (_, teacher) in enumerate(teachers)]
+    ).loc[rows.index]
     found.attrs = {"bytes": last.bytes, "rounds": last.rounds}
     return found
 
@@ -162,10 +242,21 @@ def rows_for(
     "Rows as a student learns from them"
     mine = labels.loc[frame.index]
     if until is not None and (late := int((mine["taught_until"] >= until).sum())):
-        raise ValueError(f"{late} of {len(frame)} labels come from a teacher that has seen what arrived at {mine['taught_until'].max()}, but the student is judged from {until} on; take teachers of earlier rows")
+        raise ValueError(
+            f"{late} of {len(frame)} labels come from a teacher that has seen what arrived at"
+            f" {mine['taught_until'].max()}, but the student is judged from {until} on; take"
+            " teachers of earlier rows"
+        )
     rows, arrived = arrays(frame, features), frame["arrival"].notna().to_numpy()
-    rows |= {"y": np.where(arrived, rows["y"], 0), "weight": np.where(arrived, rows["weight"], 0), "soft": mine["soft_seconds"].to_numpy(np.float32), "soft_weight": rows["weight"]}
-    return {name: torch.from_numpy(part.astype(np.float32)) for name, part in rows.items()} | {"codes": torch.empty(len(frame), 0, dtype=torch.int64)}
+    rows |= {
+        "y": np.where(arrived, rows["y"], 0),
+        "weight": np.where(arrived, rows["weight"], 0),
+        "soft": mine["soft_seconds"].to_numpy(np.float32),
+        "soft_weight": rows["weight"],
+    }
+    return {name: torch.from_numpy(part.astype(np.float32)) for name, part in rows.items()} | {
+        "codes": torch.empty(len(frame), 0, dtype=torch.int64)
+    }
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #2d5700d3
 def bounded(
@@ -180,10 +271,19 @@ def bounded(
     error, far = (said - rows["y"]).abs(), (said - rows["soft"]).abs()
     worse = (error > (rows["soft"] - rows["y"]).abs() - margin_seconds) | (rows["weight"] == 0)
     gentle = rows["soft_weight"] ** (1 / temperature)
-    return (1 - soft) * (error * rows["weight"]).mean() + soft * (far * worse * gentle * rows["soft_weight"].mean() / gentle.mean()).mean()
+    return (1 - soft) * (error * rows["weight"]).mean() + soft * (
+        far * worse * gentle * rows["soft_weight"].mean() / gentle.mean()
+    ).mean()
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #4ec3f1e5
-DEFAULTS = {"soft": 0.5, "margin_seconds": 0.0, "temperature": 1.0, "learning_rate": 5e-3, "weight_decay": 0.1, "batch_rows": 1024}
+DEFAULTS = {
+    "soft": 0.5,
+    "margin_seconds": 0.0,
+    "temperature": 1.0,
+    "learning_rate": 5e-3,
+    "weight_decay": 0.1,
+    "batch_rows": 1024,
+}
 MOST_EPOCHS = 15  # a round is an epoch
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #f546b8a8
@@ -197,7 +297,7 @@ def fit_student(
 ) -> tuple[Student, int, dict]:  # epochs that were kept; part → error by epoch
     "Fit a student, keeping the epoch that `validation` likes best"
     learning = learning_of(name, train, validation, params, rounds)
-    while learning.epoch < (epochs or rounds):
+    for _ in steps(range(epochs or rounds), "learning", "epochs"):
         learning.learn()
     kept = learning.average
     if learning.best_weights:
@@ -215,13 +315,31 @@ def learning_of(
     rounds: int,
 ) -> Learning:
     "A student about to learn"
-    recipe = Recipe(params["learning_rate"], params["weight_decay"], params["batch_rows"], rounds, average=0.998, patience=rounds, seed=params["seed"], threads=params["nthread"])
-    return Learning(student_of(name, train, params), train, validation, recipe, partial(bounded, **{name: params[name] for name in ("soft", "margin_seconds", "temperature")}))
+    recipe = Recipe(
+        params["learning_rate"],
+        params["weight_decay"],
+        params["batch_rows"],
+        rounds,
+        average=0.998,
+        patience=rounds,
+        seed=params["seed"],
+        threads=params["nthread"],
+    )
+    return Learning(
+        student_of(name, train, params),
+        train,
+        validation,
+        recipe,
+        partial(
+            bounded, **{name: params[name] for name in ("soft", "margin_seconds", "temperature")}
+        ),
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #af0a98e4
 @dataclass(frozen=True)
 class Distilled:
     "A student that can be judged"
+
     student: str  # of `STUDENTS`
     params: dict
     content: bytes  # the graph
@@ -246,7 +364,15 @@ def as_model(
     lesson: Lesson,
 ) -> Onnx:
     "What answers: the graph itself"
-    return Onnx(session_of(content, "the student"), features, {}, residuals, lesson.memory, lesson.every_seconds, lesson.end)
+    return Onnx(
+        session_of(content, "the student"),
+        features,
+        {},
+        residuals,
+        lesson.memory,
+        lesson.every_seconds,
+        lesson.end,
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #08f67352
 def distill(
@@ -262,13 +388,41 @@ def distill(
     params, features = DEFAULTS | STUDENTS[student].SIZES | params, chosen_features(parts["train"])
     seen = parts["validation"]
     rows = lambda frame, until: rows_for(frame, features, labels, until)
-    before = lambda frame, until: rows(frame if others is None or not params["soft"] else pd.concat([frame, others[others["made_at"] < until]]), until)
+    before = lambda frame, until: rows(
+        (
+            frame
+            if others is None or not params["soft"]
+            else pd.concat([frame, others[others["made_at"] < until]])
+        ),
+        until,
+    )
     starts = {name: parts[name]["made_at"].min() for name in ("validation", "test")}
-    first, epochs, curves = fit_student(student, before(parts["train"], starts["validation"]), rows(seen[judged(seen)], starts["test"]), params, rounds)
-    residuals = Residuals.of(seen, seen["travel_seconds"].to_numpy(np.float64) - as_model(first.written(), features, None, lesson).seconds(seen))
-    last, _, _ = fit_student(student, before(parts["before test"], starts["test"]), None, params, rounds, epochs)
+    first, epochs, curves = fit_student(
+        student,
+        before(parts["train"], starts["validation"]),
+        rows(seen[judged(seen)], starts["test"]),
+        params,
+        rounds,
+    )
+    residuals = Residuals.of(
+        seen,
+        seen["travel_seconds"].to_numpy(np.float64)
+        - as_model(first.written(), features, None, lesson).seconds(seen),
+    )
+    last, _, _ = fit_student(
+        student, before(parts["before test"], starts["test"]), None, params, rounds, epochs
+    )
     content = last.written()
-    return Distilled(student, params, content, as_model(content, features, residuals, lesson), epochs, curves, last.learned(), time.monotonic() - began)
+    return Distilled(
+        student,
+        params,
+        content,
+        as_model(content, features, residuals, lesson),
+        epochs,
+        curves,
+        last.learned(),
+        time.monotonic() - began,
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #803041eb
 def told_apart(
@@ -279,17 +433,48 @@ def told_apart(
 ) -> pd.DataFrame:  # by who: errors on the test part, `bytes`, `parameters`, and what tells why
     "Teacher, student and twin on the same rows"
     test = lesson.parts["test"]
-    rows, lookup, actual = judged(test), test["lookup_seconds"].to_numpy(np.float64), test["travel_seconds"].to_numpy(np.float64)
-    teacher = np.clip(lookup + labels.loc[test.index, "soft_seconds"].to_numpy(np.float64), 0, None)
-    said = {"teacher": teacher, "student": student.model.seconds(test), "twin": twin.model.seconds(test)}
-    found = pd.DataFrame({name: {k: v for k, v in errors.items() if not isinstance(v, dict)} for name, errors in compare(test, **said).items() if name in said or name == "lookup"}).T
-    found["bytes"] = pd.Series({"teacher": labels.attrs["bytes"], "student": len(student.content), "twin": len(twin.content)})
+    rows, actual = judged(test), test["travel_seconds"].to_numpy(np.float64)
+    teacher = seconds_of(test, labels.loc[test.index, "soft_seconds"].to_numpy(np.float64))
+    said = {
+        "teacher": teacher,
+        "student": student.model.seconds(test),
+        "twin": twin.model.seconds(test),
+    }
+    found = pd.DataFrame(
+        {
+            name: {k: v for k, v in errors.items() if not isinstance(v, dict)}
+            for name, errors in compare(test, **said).items()
+            if name in said or name == "lookup"
+        }
+    ).T
+    found["bytes"] = pd.Series(
+        {
+            "teacher": labels.attrs["bytes"],
+            "student": len(student.content),
+            "twin": len(twin.content),
+        }
+    )
     found["parameters"] = pd.Series({"student": student.parameters, "twin": twin.parameters})
     best = lambda each, part: each.curves[part][each.epochs - 1]
-    found["gap_seconds"] = pd.Series({name: best(each, "validation") - best(each, "train") for name, each in (("student", student), ("twin", twin))})
-    found["validation_seconds"] = pd.Series({name: best(each, "validation") for name, each in (("student", student), ("twin", twin))})
-    found["from_teacher_seconds"] = pd.Series({name: np.abs(seconds - teacher)[rows].mean() for name, seconds in said.items()})
-    found["better_rows"] = pd.Series({name: (np.abs(actual - seconds) < np.abs(actual - teacher))[rows].mean() for name, seconds in said.items() if name != "teacher"})
+    found["gap_seconds"] = pd.Series(
+        {
+            name: best(each, "validation") - best(each, "train")
+            for name, each in (("student", student), ("twin", twin))
+        }
+    )
+    found["validation_seconds"] = pd.Series(
+        {name: best(each, "validation") for name, each in (("student", student), ("twin", twin))}
+    )
+    found["from_teacher_seconds"] = pd.Series(
+        {name: np.abs(seconds - teacher)[rows].mean() for name, seconds in said.items()}
+    )
+    found["better_rows"] = pd.Series(
+        {
+            name: (np.abs(actual - seconds) < np.abs(actual - teacher))[rows].mean()
+            for name, seconds in said.items()
+            if name != "teacher"
+        }
+    )
     return found.reindex(["teacher", "student", "twin", "lookup"])
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #12d3890d
@@ -297,9 +482,24 @@ def shown(
     table: pd.DataFrame,  # as from `told_apart`
 ) -> pd.DataFrame:  # text
     "The table as a person reads it"
-    forms = {"mae_seconds": ("MAE s", "{:.2f}"), "rmse_seconds": ("RMSE s", "{:.1f}"), "validation_seconds": ("validation s", "{:.2f}"), "gap_seconds": ("gap s", "{:+.2f}"), "from_teacher_seconds": ("from teacher s", "{:.1f}"),
-             "better_rows": ("better rows", "{:.0%}"), "parameters": ("parameters", "{:,.0f}"), "bytes": ("bytes", "{:,.0f}"), "times_identity": ("× identity", "{:.2f}")}
-    return pd.DataFrame({name: table[column].map(lambda v: "–" if pd.isna(v) else form.format(v)) for column, (name, form) in forms.items() if column in table})
+    forms = {
+        "mae_seconds": ("MAE s", "{:.2f}"),
+        "rmse_seconds": ("RMSE s", "{:.1f}"),
+        "validation_seconds": ("validation s", "{:.2f}"),
+        "gap_seconds": ("gap s", "{:+.2f}"),
+        "from_teacher_seconds": ("from teacher s", "{:.1f}"),
+        "better_rows": ("better rows", "{:.0%}"),
+        "parameters": ("parameters", "{:,.0f}"),
+        "bytes": ("bytes", "{:,.0f}"),
+        "times_identity": ("× identity", "{:.2f}"),
+    }
+    return pd.DataFrame(
+        {
+            name: table[column].map(lambda v: "–" if pd.isna(v) else form.format(v))
+            for column, (name, form) in forms.items()
+            if column in table
+        }
+    )
 
 
 def timed(
@@ -310,14 +510,32 @@ def timed(
 ) -> pd.Series:  # as a row of `latency`
     "What a row takes, beside a graph that does nothing"
     x = matrix(frame.head(4096), each.model.features)
-    return latency({"identity": identity_candidate(x), "student": graph_candidate(each.content, {"x": x})}, calls, rounds).loc["student"]
+    return latency(
+        {"identity": identity_candidate(x), "student": graph_candidate(each.content, {"x": x})},
+        calls,
+        rounds,
+    ).loc["student"]
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #47aa93dd
 NUMBERS = {  # name → whole, least, most
-    "rounds": (True, 1, 1000), "soft": (False, 0, 1), "margin_seconds": (False, 0, 3600), "temperature": (False, 0.1, 100), "learning_rate": (False, 1e-6, 1), "weight_decay": (False, 0, 10), "batch_rows": (True, 16, 1e6),
-    "width": (True, 1, 1024), "second": (True, 0, 1024), "trees": (True, 1, 1000), "leaves": (True, 2, 256),
+    "rounds": (True, 1, 1000),
+    "soft": (False, 0, 1),
+    "margin_seconds": (False, 0, 3600),
+    "temperature": (False, 0.1, 100),
+    "learning_rate": (False, 1e-6, 1),
+    "weight_decay": (False, 0, 10),
+    "batch_rows": (True, 16, 1e6),
+    "width": (True, 1, 1024),
+    "second": (True, 0, 1024),
+    "trees": (True, 1, 1000),
+    "leaves": (True, 2, 256),
 }
-SPACE = {"soft": Range(0.1, 1.0), "margin_seconds": Range(0.0, 60.0), "temperature": Range(0.5, 4.0, log=True), "weight_decay": Range(1e-2, 1.0, log=True)}
+SPACE = {
+    "soft": Range(0.1, 1.0),
+    "margin_seconds": Range(0.0, 60.0),
+    "temperature": Range(0.5, 4.0, log=True),
+    "weight_decay": Range(1e-2, 1.0, log=True),
+}
 
 
 def checked_param(
@@ -342,7 +560,13 @@ class Tutoring:
         self,
         data: dict,  # as from `shared`
     ):
-        self.train, self.validation = ({name: torch.tensor(data[f"{part}/{name}"]) for name in ("x", "y", "weight", "codes", "soft", "soft_weight")} for part in ("train", "validation"))
+        self.train, self.validation = (
+            {
+                name: torch.tensor(data[f"{part}/{name}"])
+                for name in ("x", "y", "weight", "codes", "soft", "soft_weight")
+            }
+            for part in ("train", "validation")
+        )
         self.data = data
 
     def trial(
@@ -351,7 +575,13 @@ class Tutoring:
         threads: int,
     ):  # yields (rounds, least validation error so far in seconds, the round where it was)
         "Learn, and say how it goes"
-        learning = learning_of(self.data["student"], self.train, self.validation, {**self.data["params"], **params, "nthread": threads}, self.data["rounds"])
+        learning = learning_of(
+            self.data["student"],
+            self.train,
+            self.validation,
+            {**self.data["params"], **params, "nthread": threads},
+            self.data["rounds"],
+        )
         while not learning.over:
             learning.learn()
             error, epoch = learning.best
@@ -368,8 +598,17 @@ def shared(
     "What `Tutoring` is made with, in arrays that processes can share"
     parts, features = lesson.parts, chosen_features(lesson.parts["train"])
     starts = {name: parts[name]["made_at"].min() for name in ("validation", "test")}
-    found = {"train": rows_for(parts["train"], features, labels, starts["validation"]), "validation": rows_for(parts["validation"][judged(parts["validation"])], features, labels, starts["test"])}
-    return {f"{part}/{name}": tensor.numpy() for part, rows in found.items() for name, tensor in rows.items()} | {"student": student, "params": params, "rounds": rounds}
+    found = {
+        "train": rows_for(parts["train"], features, labels, starts["validation"]),
+        "validation": rows_for(
+            parts["validation"][judged(parts["validation"])], features, labels, starts["test"]
+        ),
+    }
+    return {
+        f"{part}/{name}": tensor.numpy()
+        for part, rows in found.items()
+        for name, tensor in rows.items()
+    } | {"student": student, "params": params, "rounds": rounds}
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #564e2076
 def smallest(
@@ -378,22 +617,44 @@ def smallest(
 ) -> Trial | None:  # None where no trial has an error
     "The smallest of the trials near the best, the best of equals"
     best = best_of(trials)
-    near = [t for t in trials if best and t.state == best.state and t.error_seconds <= NEAR * best.error_seconds]
-    return min(near, key=lambda t: (np.prod([t.params[name] for name in STUDENTS[student].SIZES]), t.error_seconds), default=None)
+    near = [
+        t
+        for t in trials
+        if best and t.state == best.state and t.error_seconds <= NEAR * best.error_seconds
+    ]
+    return min(
+        near,
+        key=lambda t: (
+            np.prod([t.params[name] for name in STUDENTS[student].SIZES]),
+            t.error_seconds,
+        ),
+        default=None,
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #18a560ca
 @dataclass(frozen=True)
 class Plan:
     "Who teaches whom"
+
     teacher: str = "xgboost"  # of `TEACHERS`
     student: str = "mlp"  # of `STUDENTS`
 
 
 def parser_of() -> argparse.ArgumentParser:
     "What this job takes beside what every training job takes"
-    parser = argparse.ArgumentParser("python -m mbta_ml.dl.knowledge_distiller", description="Train a student of a few kilobytes, with a teacher's labels beside what happened; judge it beside the teacher, the baselines and the same student without a teacher.")
-    parser.add_argument("--teacher", choices=TEACHERS, help=f"whose labels it learns from (default: {Plan.teacher})")
-    parser.add_argument("--student", choices=STUDENTS, help=f"what is trained (default: {Plan.student})")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.dl.knowledge_distiller",
+        description=(
+            "Train a student of a few kilobytes, with a teacher's labels beside what happened;"
+            " judge it beside the teacher, the baselines and the same student without a teacher."
+        ),
+    )
+    parser.add_argument(
+        "--teacher", choices=TEACHERS, help=f"whose labels it learns from (default: {Plan.teacher})"
+    )
+    parser.add_argument(
+        "--student", choices=STUDENTS, help=f"what is trained (default: {Plan.student})"
+    )
     return parser
 
 
@@ -405,7 +666,12 @@ def asked_plan(
     if a.resume is None:
         return Plan(a.teacher or Plan.teacher, a.student or Plan.student)
     if a.teacher or a.student:
-        raise ValueError("--resume takes --teacher and --student from the run; leave them out, or start a new run")
+        raise ValueError(
+            "--resume takes --teacher and --student from the run; leave them out, or start a"
+            " new run"
+        )
+
+
 def kept_labels(
     path: Path,  # Parquet
     make: Callable[[], pd.DataFrame],
@@ -431,16 +697,53 @@ def train(
 ) -> Trained:
     "A student to judge, its twin, and the student to ship"
     began, features = time.monotonic(), chosen_features(lesson.parts["train"])
-    student = distill(lesson, labels, params, plan.student, rounds)
-    twin = distill(lesson, labels, alone(params), plan.student, rounds)
-    last, _, _ = fit_student(plan.student, rows_for(lesson.parts["all"], features, labels, None), None, student.params, rounds, student.epochs)
+    with progress("fitting", 3, "students") as fitting:
+        student = distill(lesson, labels, params, plan.student, rounds)
+        fitting.step()
+        twin = distill(lesson, labels, alone(params), plan.student, rounds)
+        fitting.step()
+        rows = rows_for(lesson.parts["all"], features, labels, None)
+        last, _, _ = fit_student(plan.student, rows, None, student.params, rounds, student.epochs)
     content = last.written()
     table = told_apart(lesson, labels, student, twin)
-    table["times_identity"] = pd.Series({name: timed(each, lesson.parts["test"])["times"] for name, each in (("student", student), ("twin", twin))})
+    table["times_identity"] = pd.Series(
+        {
+            name: timed(each, lesson.parts["test"])["times"]
+            for name, each in (("student", student), ("twin", twin))
+        }
+    )
     say(f"teacher {plan.teacher}, student {plan.student}\n{shown(table).to_string()}")
-    figures = {who: {name: None if pd.isna(value) else float(value) for name, value in row.items()} for who, row in table.iterrows()}
-    return Trained(as_model(content, features, student.model.residuals, lesson), student.model, content, "onnx", student.params, student.epochs, rounds, student.curves, time.monotonic() - began,
-                   **about | {"about": about.get("about", {}) | {"distilled": asdict(plan) | {"teacher_rounds": labels.attrs["rounds"], "on_test": figures}}, "files": {"comparison.csv": table.to_csv(index_label="who").encode()}})
+    figures = {
+        who: {name: None if pd.isna(value) else float(value) for name, value in row.items()}
+        for who, row in table.iterrows()
+    }
+    return Trained(
+        as_model(content, features, student.model.residuals, lesson),
+        student.model,
+        content,
+        "onnx",
+        student.params,
+        student.epochs,
+        rounds,
+        student.curves,
+        time.monotonic() - began,
+        **about
+        | {
+            "about": (
+                about.get("about", {})
+                | {
+                    "distilled": (
+                        asdict(plan)
+                        | {
+                            "teacher_rounds": labels.attrs["rounds"],
+                            "on_test": figures,
+                        }
+                    )
+                }
+            ),
+            "files": {"comparison.csv": table.to_csv(index_label="who").encode()},
+        },
+    )
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #324c28af
 def learn(
@@ -449,21 +752,57 @@ def learn(
     school: School = School(),  # how teachers learn
 ) -> Trained:
     "Ask the teachers, search if that was asked for, then train"
-    plan, lesson, given, trials, about = kept_plan(work, asked, Plan), work.lesson, dict(work.asked.params or {}), [], {}
+    plan, lesson, given, trials, about = (
+        kept_plan(work, asked, Plan),
+        work.lesson,
+        dict(work.asked.params or {}),
+        [],
+        {},
+    )
     rounds, sizes = given.pop("rounds", MOST_EPOCHS), STUDENTS[plan.student].SIZES
     if wrong := [name for name in given if name not in {**DEFAULTS, **sizes}]:
-        raise ValueError(f"{', '.join(wrong)}: no parameter of the student {plan.student}; expected some of {', '.join(sorted({**DEFAULTS, **sizes}))}")
-    params = {**DEFAULTS, **sizes, **given, "seed": work.asked.seed % 2**31, "nthread": work.asked.threads}
+        raise ValueError(
+            f"{', '.join(wrong)}: no parameter of the student {plan.student}; expected some of"
+            f" {', '.join(sorted({**DEFAULTS, **sizes}))}"
+        )
+    params = {
+        **DEFAULTS,
+        **sizes,
+        **given,
+        "seed": work.asked.seed % 2**31,
+        "nthread": work.asked.threads,
+    }
     school = replace(school, teacher=plan.teacher, seed=work.asked.seed, threads=work.asked.threads)
-    labels = kept_labels(work.run.experiment / CHECKPOINTS / "labels.parquet", lambda: labels_of(lesson, school, say=work.log))
+    labels = kept_labels(
+        work.run.experiment / CHECKPOINTS / "labels.parquet",
+        lambda: labels_of(lesson, school, say=work.log),
+    )
     space = SPACE | STUDENTS[plan.student].SPACE
     if work.asked.trials:
-        trials = work.search(Tutoring, shared(lesson, labels, plan.student, params, rounds), space, params)
+        trials = work.search(
+            Tutoring, shared(lesson, labels, plan.student, params, rounds), space, params
+        )
         if (taken := smallest(trials, plan.student)) is None:
-            raise ValueError(f"no trial has ended with an error to go by ({len(trials)} failed); give more time, or look into {work.run.experiment / 'trials.jsonl'}")
+            raise ValueError(
+                f"no trial has ended with an error to go by ({len(trials)} failed); give more time,"
+                f" or look into {work.run.experiment / 'trials.jsonl'}"
+            )
         params, about = params | taken.params, {"trial": taken.number + 1}
-        work.log(f"taken: trial {taken.number + 1}, the smallest within 0.25 % of the best: validation error {taken.error_seconds:.2f} s (best {best_of(trials).error_seconds:.2f} s)")
-    return train(lesson, labels, plan, params, rounds, work.log, trials=trials, space=space if trials else {}, about=about)
+        work.log(
+            f"taken: trial {taken.number + 1}, the smallest within 0.25 % of the best: validation"
+            f" error {taken.error_seconds:.2f} s (best {best_of(trials).error_seconds:.2f} s)"
+        )
+    return train(
+        lesson,
+        labels,
+        plan,
+        params,
+        rounds,
+        work.log,
+        trials=trials,
+        space=space if trials else {},
+        about=about,
+    )
 
 
 def main(
@@ -471,7 +810,14 @@ def main(
     one: Settings | None = None,  # None: read from the environment
 ) -> dict:  # `metrics.json`
     "Distill, judge, keep, and promote if the gate allows"
-    return job_main("knowledge_distiller", partial(learn, asked=asked_plan(arguments)), read_params, parser_of(), arguments, one or settings())
+    return job_main(
+        "knowledge_distiller",
+        partial(learn, asked=asked_plan(arguments)),
+        read_params,
+        parser_of(),
+        arguments,
+        one or settings(),
+    )
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .onnx_export import Graph
-from ..predict import session_of
+from ..models import session_of
+from ..progress import steps
 
 # %% ../../nbs/dl/04_latency.ipynb #6408e47a
 @contextlib.contextmanager
@@ -41,8 +42,8 @@ def measure(
     "What a call takes"
     took, order = {name: np.empty((rounds, calls)) for name in candidates}, list(candidates)
     with resting_collector():
-        for n in range(rounds):
-            for name in order[n % len(order):] + order[: n % len(order)]:
+        for n in steps(range(rounds), "timing", "rounds"):
+            for name in order[n % len(order) :] + order[: n % len(order)]:
                 call = candidates[name]
                 for _ in range(warm):
                     call()
@@ -51,13 +52,21 @@ def measure(
                     call()
                     took[name][n, i] = time.perf_counter_ns() - began
     middle = pd.DataFrame({name: np.median(each, 1) / 1000 for name, each in took.items()})
-    return pd.DataFrame({"p50_us": {name: np.median(each) / 1000 for name, each in took.items()}, "p99_us": {name: np.quantile(each, 0.99) / 1000 for name, each in took.items()},
-                         "p50_low_us": middle.quantile(0.1), "p50_high_us": middle.quantile(0.9), "times": middle.div(middle.iloc[:, 0], axis=0).median()})
+    return pd.DataFrame(
+        {
+            "p50_us": {name: np.median(each) / 1000 for name, each in took.items()},
+            "p99_us": {name: np.quantile(each, 0.99) / 1000 for name, each in took.items()},
+            "p50_low_us": middle.quantile(0.1),
+            "p50_high_us": middle.quantile(0.9),
+            "times": middle.div(middle.iloc[:, 0], axis=0).median(),
+        }
+    )
 
 # %% ../../nbs/dl/04_latency.ipynb #641f6c6f
 @dataclass(frozen=True)
 class Candidate:
     "A model that answers"
+
     one: Callable[[], object]  # the next row
     many: Callable[[], np.ndarray]  # a batch
     rows: int  # of the batch
@@ -71,10 +80,14 @@ def graph_candidate(
 ) -> Candidate:
     "A graph on one thread; `one` gives the array that each answer is written to"
     import onnxruntime as ort
+
     session = session_of(graph, "the graph", threads=1)
     feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
     end, binding = session.get_outputs()[0], session.io_binding()
-    row, answer = {name: part[:1].copy() for name, part in feeds.items()}, np.empty((1, end.shape[1]), np.float32)
+    row, answer = (
+        {name: part[:1].copy() for name, part in feeds.items()},
+        np.empty((1, end.shape[1]), np.float32),
+    )
     for name, part in row.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(part, "cpu"))
     binding.bind_ortvalue_output(end.name, ort.OrtValue.ortvalue_from_numpy(answer, "cpu"))
@@ -87,7 +100,9 @@ def graph_candidate(
         return answer
 
     some = {name: part[:batch] for name, part in feeds.items()}
-    return Candidate(one, lambda: session.run(None, some)[0], len(next(iter(some.values()))), len(graph))
+    return Candidate(
+        one, lambda: session.run(None, some)[0], len(next(iter(some.values()))), len(graph)
+    )
 
 # %% ../../nbs/dl/04_latency.ipynb #45a53c1e
 def identity_candidate(
@@ -108,7 +123,12 @@ def trees_candidate(
     booster = booster.copy()
     booster.set_param({"nthread": 1})
     rows, some = itertools.cycle(np.split(x, len(x))), x[:batch]
-    return Candidate(lambda: booster.inplace_predict(next(rows)), lambda: booster.inplace_predict(some), len(some), len(booster.save_raw("ubj")))
+    return Candidate(
+        lambda: booster.inplace_predict(next(rows)),
+        lambda: booster.inplace_predict(some),
+        len(some),
+        len(booster.save_raw("ubj")),
+    )
 
 # %% ../../nbs/dl/04_latency.ipynb #04900a8a
 def latency(
@@ -118,5 +138,10 @@ def latency(
 ) -> pd.DataFrame:  # as from `measure`, with `bytes` and `rows_per_second`
     "One row, and rows a second, of each"
     found = measure({name: each.one for name, each in candidates.items()}, calls, rounds)
-    batches = measure({name: each.many for name, each in candidates.items()}, 1, rounds, 1)["p50_low_us"]
-    return found.assign(bytes=[each.bytes for each in candidates.values()], rows_per_second=[int(each.rows / batches[name] * 1e6) for name, each in candidates.items()])
+    batches = measure({name: each.many for name, each in candidates.items()}, 1, rounds, 1)[
+        "p50_low_us"
+    ]
+    return found.assign(
+        bytes=[each.bytes for each in candidates.values()],
+        rows_per_second=[int(each.rows / batches[name] * 1e6) for name, each in candidates.items()],
+    )

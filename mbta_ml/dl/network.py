@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..predict import CATEGORIES, Residuals, codes, matrix, named
+from ..etl.xgboost_etl import HORIZON_SECONDS
+from ..models import CATEGORIES, Residuals, codes, matrix, named, seconds_of
 
 # %% ../../nbs/dl/00_network.ipynb #0b4e4150
 FEWEST_ROWS = 20  # of a value that gets a code of its own
@@ -27,13 +28,18 @@ FEWEST_ROWS = 20  # of a value that gets a code of its own
 @dataclass(frozen=True)
 class Vocabulary:
     "The values of each category that have a code"
+
     values: dict[str, list[str]]  # category → values; the code is the place in the list, from 1 on
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, fewest: int = FEWEST_ROWS, categories: Iterable[str] = CATEGORIES) -> "Vocabulary":
+    def of(
+        cls, frame: pd.DataFrame, fewest: int = FEWEST_ROWS, categories: Iterable[str] = CATEGORIES
+    ) -> "Vocabulary":
         "The values with at least `fewest` rows"
         counts = {category: named(frame, category).value_counts() for category in categories}
-        return cls({category: sorted(count.index[count >= fewest]) for category, count in counts.items()})
+        return cls(
+            {category: sorted(count.index[count >= fewest]) for category, count in counts.items()}
+        )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -48,11 +54,13 @@ class Vocabulary:
 @dataclass(frozen=True)
 class Shape:
     "The sizes of a network"
+
     widths: tuple[int, ...] = (256, 256)  # neurons of each hidden layer
     members: int = 8  # networks that share the body; 1: a plain one
     bins: int = 16  # pieces of each feature's encoding
     number_size: int = 8  # numbers that a feature becomes
-    category_sizes: tuple[int, ...] = (8, 2, 8, 8, 8)  # numbers that each category's code becomes; empty: it takes no codes
+    # numbers that each category's code becomes; empty: it takes no codes
+    category_sizes: tuple[int, ...] = (8, 2, 8, 8, 8)
     dropout: float = 0.1  # share of neurons that rest in training
     forget: float = 0.1  # share of codes that are made unknown in training
 
@@ -60,12 +68,18 @@ class Shape:
 def quantile_pieces(
     x: np.ndarray,  # rows × features, NaN where unknown; of the training part alone
     bins: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # slope and offset of each piece, features × bins; both 0 where there are fewer pieces
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # slope and offset of each piece, features × bins; both 0 where there are fewer pieces
     "Cut each feature into pieces of equally many rows"
     slope, offset = np.zeros((2, x.shape[1], bins))
     for f in range(x.shape[1]):
         known = x[np.isfinite(x[:, f]), f].astype(np.float64)
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1))) if len(known) else np.empty(0)
+        edges = (
+            np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)))
+            if len(known)
+            else np.empty(0)
+        )
         pieces = max(0, len(edges) - 1)
         slope[f, :pieces] = 1 / np.diff(edges) if pieces else 0
         offset[f, :pieces] = -edges[:-1] * slope[f, :pieces]
@@ -84,15 +98,24 @@ class Numbers(nn.Module):
         super().__init__()
         self.register_buffer("slope", torch.zeros(features, bins))
         self.register_buffer("offset", torch.zeros(features, bins))
-        self.weight = nn.Parameter(torch.empty(features, bins + 1, size).uniform_(-1, 1) / (bins + 1) ** 0.5)
+        # where always known
+        self.register_buffer("stand_in", torch.full((features,), float("nan")))
+        self.weight = nn.Parameter(
+            torch.empty(features, bins + 1, size).uniform_(-1, 1) / (bins + 1) ** 0.5
+        )
         self.bias = nn.Parameter(torch.zeros(features, 1, size))
 
     def fit(self, x: np.ndarray) -> None:
         "Take the pieces from the rows of the training part"
-        self.slope.data, self.offset.data = (side.to(self.slope.device) for side in quantile_pieces(x, self.slope.shape[1]))
+        self.slope.data, self.offset.data = (
+            side.to(self.slope.device) for side in quantile_pieces(x, self.slope.shape[1])
+        )
+        # NaN where any is
+        self.stand_in.data = torch.from_numpy(np.median(x, axis=0)).to(self.stand_in)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         "Rows × features × (bins + 1)"
+        x = torch.where(torch.isnan(x), self.stand_in, x)
         unknown = torch.isnan(x)
         value = torch.where(unknown, torch.zeros_like(x), x).unsqueeze(2)
         known = (~unknown).to(x.dtype).unsqueeze(2)
@@ -100,7 +123,11 @@ class Numbers(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         "Rows × (features × size)"
-        return torch.relu(torch.matmul(self.encode(x).transpose(0, 1), self.weight) + self.bias).transpose(0, 1).flatten(1)
+        return (
+            torch.relu(torch.matmul(self.encode(x).transpose(0, 1), self.weight) + self.bias)
+            .transpose(0, 1)
+            .flatten(1)
+        )
 
 # %% ../../nbs/dl/00_network.ipynb #ff47e511
 class Categories(nn.Module):
@@ -113,7 +140,9 @@ class Categories(nn.Module):
         forget: float,  # share of codes that are made unknown in training
     ):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(n, size) for n, size in zip(counts, sizes, strict=True))
+        self.tables = nn.ModuleList(
+            nn.Embedding(n, size) for n, size in zip(counts, sizes, strict=True)
+        )
         self.forget = forget
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.1)
@@ -122,7 +151,13 @@ class Categories(nn.Module):
         "Rows × all numbers"
         if len(self.tables) and self.training and self.forget:
             codes = codes * (torch.rand(codes.shape, device=codes.device) >= self.forget)
-        return torch.cat([torch.empty(len(codes), 0, device=codes.device), *(table(codes[:, c]) for c, table in enumerate(self.tables))], 1)
+        return torch.cat(
+            [
+                torch.empty(len(codes), 0, device=codes.device),
+                *(table(codes[:, c]) for c, table in enumerate(self.tables)),
+            ],
+            1,
+        )
 
 # %% ../../nbs/dl/00_network.ipynb #d7375869
 QUANTILES = (0.1, 0.5, 0.9)
@@ -133,7 +168,9 @@ def quantiles_of(
 ) -> torch.Tensor:  # … × 3, rising
     "Three numbers as quantiles that cannot cross"
     below, middle, above = raw.unbind(-1)
-    return torch.stack([middle - functional.softplus(below), middle, middle + functional.softplus(above)], -1)
+    return torch.stack(
+        [middle - functional.softplus(below), middle, middle + functional.softplus(above)], -1
+    )
 
 # %% ../../nbs/dl/00_network.ipynb #e9d1bcfd
 class Network(nn.Module):
@@ -146,12 +183,20 @@ class Network(nn.Module):
         counts: tuple[int, ...],  # codes of each category, see `Vocabulary.sizes`
     ):
         super().__init__()
-        self.shape, self.features, self.lookup = shape, list(features), list(features).index("lookup_seconds")
+        self.shape, self.features, self.lookup = (
+            shape,
+            list(features),
+            list(features).index("lookup_seconds"),
+        )
         self.numbers = Numbers(len(features), shape.bins, shape.number_size)
         self.categories = Categories(counts, shape.category_sizes, shape.forget)
         sizes = [len(features) * shape.number_size + sum(shape.category_sizes), *shape.widths]
         self.body = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:]))
-        self.view = nn.Parameter(torch.randint(0, 2, (shape.members, 1, sizes[0])) * 2.0 - 1) if shape.members > 1 else None
+        self.view = (
+            nn.Parameter(torch.randint(0, 2, (shape.members, 1, sizes[0])) * 2.0 - 1)
+            if shape.members > 1
+            else None
+        )
         self.head = nn.Parameter(torch.randn(shape.members, sizes[-1], 3) * 0.01)
         self.head_bias = nn.Parameter(torch.tensor([1.0, 0.0, 1.0]).repeat(shape.members, 1, 1))
 
@@ -160,8 +205,10 @@ class Network(nn.Module):
         hidden = torch.cat([self.numbers(x), self.categories(codes)], 1).unsqueeze(0)
         hidden = hidden if self.view is None else hidden * self.view
         for layer in self.body:
-            hidden = functional.dropout(torch.relu(layer(hidden)), self.shape.dropout, self.training)
-        scale = (x[:, self.lookup : self.lookup + 1] + 60).sqrt()
+            hidden = functional.dropout(
+                torch.relu(layer(hidden)), self.shape.dropout, self.training
+            )
+        scale = (x[:, self.lookup : self.lookup + 1].clamp(0, HORIZON_SECONDS) + 60).sqrt()
         return quantiles_of(torch.matmul(hidden, self.head) + self.head_bias) * scale
 
     def forward(self, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -182,7 +229,12 @@ def described(
     vocabulary: Vocabulary,
 ) -> dict:  # plain JSON
     "What a sidecar says of a network, beside the names of its features"
-    return {"shape": asdict(net.shape), "vocabulary": vocabulary.values, "quantiles": list(QUANTILES), **{f"parameters_{what}": n for what, n in parameters_of(net).items()}}
+    return {
+        "shape": asdict(net.shape),
+        "vocabulary": vocabulary.values,
+        "quantiles": list(QUANTILES),
+        **{f"parameters_{what}": n for what, n in parameters_of(net).items()},
+    }
 
 
 def weights_of(
@@ -201,11 +253,23 @@ def network_of(
 ) -> tuple[Network, Vocabulary]:
     "The network again, ready to predict"
     vocabulary = Vocabulary(about["vocabulary"])
-    net = Network(Shape(**{name: tuple(value) if isinstance(value, list) else value for name, value in about["shape"].items()}), features, vocabulary.sizes)
+    net = Network(
+        Shape(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in about["shape"].items()
+            }
+        ),
+        features,
+        vocabulary.sizes,
+    )
     try:
         net.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds
-        raise ValueError(f"the weights don't fit the sidecar ({str(error).splitlines()[0]}); copy the files of a run together") from None
+        raise ValueError(
+            f"the weights don't fit the sidecar ({str(error).splitlines()[0]}); copy the files of a"
+            " run together"
+        ) from None
     return net.eval(), vocabulary
 
 # %% ../../nbs/dl/00_network.ipynb #178de3d1
@@ -221,13 +285,24 @@ def deviations(
     net.eval()
     device = next(net.parameters()).device
     with torch.inference_mode():
-        said = [net(*(torch.from_numpy(np.ascontiguousarray(part[at : at + BATCH_ROWS])).to(device) for part in (x, codes))).cpu().numpy() for at in range(0, len(x), BATCH_ROWS)]
+        said = [
+            net(
+                *(
+                    torch.from_numpy(np.ascontiguousarray(part[at : at + BATCH_ROWS])).to(device)
+                    for part in (x, codes)
+                )
+            )
+            .cpu()
+            .numpy()
+            for at in range(0, len(x), BATCH_ROWS)
+        ]
     return np.concatenate(said) if said else np.empty((0, 3), np.float32)
 
 # %% ../../nbs/dl/00_network.ipynb #a0484e49
 @dataclass(frozen=True)
 class DNN:
     "A network that predicts the deviation from lookup"
+
     net: Network
     vocabulary: Vocabulary
     residuals: Residuals | None = None  # None: the network's own quantiles are the band
@@ -243,13 +318,15 @@ class DNN:
     def quantiles(self, frame: pd.DataFrame) -> np.ndarray:
         "Seconds from made_at to arrival at 10, 50 and 90 %: rows × 3"
         deviation = deviations(self.net, matrix(frame, self.features), self.vocabulary.codes(frame))
-        return np.clip(frame["lookup_seconds"].to_numpy(np.float64)[:, None] + deviation, 0, None)
+        return seconds_of(frame, deviation)
 
     def seconds(self, frame: pd.DataFrame) -> np.ndarray:
         "Predicted seconds from made_at to arrival"
         return self.quantiles(frame)[:, 1]
 
-    def band(self, frame: pd.DataFrame, seconds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def band(
+        self, frame: pd.DataFrame, seconds: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         "10th and 90th percentile, in seconds from made_at; `seconds` where they are predicted already"
         if self.residuals is None:
             return tuple(self.quantiles(frame)[:, [0, 2]].T)

@@ -7,6 +7,11 @@ __all__ = ['OPSETS', 'IR_VERSION', 'KINDS', 'COLUMNS', 'LONE', 'UNKNOWN', 'FAR_B
            'trees_to_onnx', 'array', 'add_numbers', 'add_categories', 'widened', 'add_body', 'written_network',
            'difference', 'probes', 'to_onnx', 'graph_of', 'export', 'main']
 
+# %% ../../nbs/dl/03_onnx_export.ipynb #7e11a0c5
+from ..cli import needs
+
+needs(__name__, "onnx", "onnxruntime")  # before they are imported
+
 # %% ../../nbs/dl/03_onnx_export.ipynb #4a467d20
 import argparse
 import json
@@ -17,8 +22,11 @@ import pandas as pd
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from ..etl.sources import command
-from ..predict import session_of
-from ..registry import companions, load_model, model_file, save_model
+from ..models import session_of, booster_of
+from ..etl.xgboost_etl import HORIZON_SECONDS
+from ..registry import companions, load_model, model_file, save_model, read_model
+from ..model_checks import checked_model
+from ..progress import progress
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #44f7ed58
 OPSETS, IR_VERSION = {"": 20, "ai.onnx.ml": 5}, 10  # since ONNX 1.16, ONNX Runtime 1.20
@@ -33,42 +41,96 @@ class Graph:
 
     def constant(self, value: np.ndarray) -> str:
         "Keep numbers in the graph; their name"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), f"c{len(self.constants)}"))
+        self.constants.append(
+            numpy_helper.from_array(np.ascontiguousarray(value), f"c{len(self.constants)}")
+        )
         return self.constants[-1].name
 
-    def __call__(self, operator: str, *inputs: str | np.ndarray, domain: str = "", **attributes) -> str:
+    def __call__(
+        self, operator: str, *inputs: str | np.ndarray, domain: str = "", **attributes
+    ) -> str:
         "Add a node; the name of what it gives"
         names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
-        self.nodes.append(helper.make_node(operator, names, [f"n{len(self.nodes)}"], domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(operator, names, [f"n{len(self.nodes)}"], domain=domain, **attributes)
+        )
         return self.nodes[-1].output[0]
 
     def written(self, inputs: dict[str, tuple[type, int]], width: int) -> bytes:
         "The graph that takes `inputs` (name → type, columns) and gives what its last node gives, in `width` columns"
         self.nodes[-1].output[0] = "deviation"
-        ends = [helper.make_tensor_value_info(name, KINDS[np.dtype(kind)], ["rows", columns]) for name, (kind, columns) in (inputs | {"deviation": (np.float32, width)}).items()]
-        used = [helper.make_opsetid(domain, OPSETS[domain]) for domain in sorted({node.domain for node in self.nodes})]
-        model = helper.make_model(helper.make_graph(self.nodes, "mbta_ml", ends[:-1], ends[-1:], self.constants), opset_imports=used, ir_version=IR_VERSION)
+        ends = [
+            helper.make_tensor_value_info(name, KINDS[np.dtype(kind)], ["rows", columns])
+            for name, (kind, columns) in (inputs | {"deviation": (np.float32, width)}).items()
+        ]
+        used = [
+            helper.make_opsetid(domain, OPSETS[domain])
+            for domain in sorted({node.domain for node in self.nodes})
+        ]
+        model = helper.make_model(
+            helper.make_graph(self.nodes, "mbta_ml", ends[:-1], ends[-1:], self.constants),
+            opset_imports=used,
+            ir_version=IR_VERSION,
+        )
         checker.check_model(model)
         return model.SerializeToString()
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #529e6ca1
-COLUMNS = {"left": "left_children", "right": "right_children", "feature": "split_indices", "condition": "split_conditions", "unknown_left": "default_left", "cover": "sum_hessian"}
-LONE = {"left": [1, -1, -1], "right": [2, -1, -1], "feature": [0, 0, 0], "unknown_left": [0, 0, 0], "cover": [1.0, 1.0, 1.0]}
+COLUMNS = {
+    "left": "left_children",
+    "right": "right_children",
+    "feature": "split_indices",
+    "condition": "split_conditions",
+    "unknown_left": "default_left",
+    "cover": "sum_hessian",
+}
+LONE = {
+    "left": [1, -1, -1],
+    "right": [2, -1, -1],
+    "feature": [0, 0, 0],
+    "unknown_left": [0, 0, 0],
+    "cover": [1.0, 1.0, 1.0],
+}
 
 
 def nodes_of(
     booster: "xgb.Booster",
-) -> tuple[pd.DataFrame, np.ndarray]:  # a row for each node (`left` is -1 and `condition` its value where it is a leaf), the trees' first rows
+) -> tuple[
+    pd.DataFrame, np.ndarray
+]:  # a row for each node (`left` is -1 and `condition` its value where it is a leaf), the trees' first rows
     "The trees of a booster, one below the other"
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     base = np.atleast_1d(np.float32(json.loads(learner["learner_model_param"]["base_score"])))
     if learner["gradient_booster"]["name"] != "gbtree" or len(base) != 1:
-        raise ValueError("only plain trees (gbtree) with one answer become an ONNX graph; train with the project's XGBoost job")
-    trees = [{name: tree[column] for name, column in COLUMNS.items()} for tree in learner["gradient_booster"]["model"]["trees"]]
-    parts = [pd.DataFrame(tree if len(tree["left"]) > 1 else LONE | {"condition": tree["condition"] * 3}).astype({"condition": np.float32, "unknown_left": bool}) for tree in trees]
+        raise ValueError(
+            "only plain trees (gbtree) with one answer become an ONNX graph; train with the"
+            " project's XGBoost job"
+        )
+    trees = [
+        {name: tree[column] for name, column in COLUMNS.items()}
+        for tree in learner["gradient_booster"]["model"]["trees"]
+    ]
+    parts = [
+        pd.DataFrame(
+            tree if len(tree["left"]) > 1 else LONE | {"condition": tree["condition"] * 3}
+        ).astype({"condition": np.float32, "unknown_left": bool})
+        for tree in trees
+    ]
     starts = np.cumsum([0, *map(len, parts)])
     parts[0].loc[parts[0]["left"] < 0, "condition"] += base[0]  # XGBoost, too, begins its sum there
-    return pd.concat([part.assign(left=part["left"].where(part["left"] < 0, part["left"] + start), right=part["right"] + start) for part, start in zip(parts, starts)], ignore_index=True), starts[:-1]
+    return (
+        pd.concat(
+            [
+                part.assign(
+                    left=part["left"].where(part["left"] < 0, part["left"] + start),
+                    right=part["right"] + start,
+                )
+                for part, start in zip(parts, starts)
+            ],
+            ignore_index=True,
+        ),
+        starts[:-1],
+    )
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #fdbdad2a
 def trees_to_onnx(
@@ -76,8 +138,13 @@ def trees_to_onnx(
 ) -> bytes:
     "Trees as an ONNX graph: `x` float32, rows × features, in; the deviation, rows × 1, out"
     nodes, starts = nodes_of(booster)
-    features, leaf, cover = booster.num_features(), (nodes["left"] < 0).to_numpy(), nodes["cover"].to_numpy()
-    place = np.where(leaf, leaf.cumsum(), (~leaf).cumsum()) - 1  # among the leaves, or among the splits
+    features, leaf, cover = (
+        booster.num_features(),
+        (nodes["left"] < 0).to_numpy(),
+        nodes["cover"].to_numpy(),
+    )
+    # among the leaves, or among the splits
+    place = np.where(leaf, leaf.cumsum(), (~leaf).cumsum()) - 1
     splits, leaves = nodes[~leaf], nodes[leaf]
     left, right, condition = (splits[name].to_numpy() for name in ("left", "right", "condition"))
     turned = cover[left] > cover[right]
@@ -85,12 +152,32 @@ def trees_to_onnx(
     unknown_true = splits["unknown_left"].to_numpy() != turned
     graph = Graph()
     both = graph("Concat", "x", graph("Neg", "x"), axis=1)
-    forms = graph("Concat", both, graph("Where", graph("IsNaN", both), np.float32(-np.inf), both), axis=1)
-    graph("TreeEnsemble", forms, domain="ai.onnx.ml", n_targets=1, aggregate_function=1, post_transform=0, tree_roots=place[starts].tolist(),
-          nodes_featureids=(splits["feature"].to_numpy() + features * turned + 2 * features * unknown_true).tolist(),
-          nodes_splits=numpy_helper.from_array(np.where(turned, np.nextafter(-condition, np.float32(np.inf)), condition)), nodes_modes=numpy_helper.from_array(np.full(len(splits), 1, np.uint8)),  # 1: less than
-          nodes_truenodeids=place[true].tolist(), nodes_falsenodeids=place[false].tolist(), nodes_trueleafs=leaf[true].astype(int).tolist(), nodes_falseleafs=leaf[false].astype(int).tolist(),
-          leaf_targetids=[0] * len(leaves), leaf_weights=numpy_helper.from_array(leaves["condition"].to_numpy()))
+    forms = graph(
+        "Concat", both, graph("Where", graph("IsNaN", both), np.float32(-np.inf), both), axis=1
+    )
+    graph(
+        "TreeEnsemble",
+        forms,
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function=1,
+        post_transform=0,
+        tree_roots=place[starts].tolist(),
+        nodes_featureids=(
+            splits["feature"].to_numpy() + features * turned + 2 * features * unknown_true
+        ).tolist(),
+        # 1: less than
+        nodes_splits=numpy_helper.from_array(
+            np.where(turned, np.nextafter(-condition, np.float32(np.inf)), condition)
+        ),
+        nodes_modes=numpy_helper.from_array(np.full(len(splits), 1, np.uint8)),
+        nodes_truenodeids=place[true].tolist(),
+        nodes_falsenodeids=place[false].tolist(),
+        nodes_trueleafs=leaf[true].astype(int).tolist(),
+        nodes_falseleafs=leaf[false].astype(int).tolist(),
+        leaf_targetids=[0] * len(leaves),
+        leaf_weights=numpy_helper.from_array(leaves["condition"].to_numpy()),
+    )
     return graph.written({"x": (np.float32, features)}, 1)
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #3a97c69f
@@ -109,12 +196,26 @@ def add_numbers(
     numbers: "Numbers",
 ) -> str:  # rows × (features × size)
     "Add the encoding of the features"
-    slope, offset = (np.concatenate([array(side), np.full((len(side), 1), last)], 1)[:, None] for side, last in ((numbers.slope, np.float32(-1)), (numbers.offset, FAR_BELOW)))
-    known = graph("Where", graph("IsNaN", "x"), UNKNOWN, "x")
-    value = graph("Unsqueeze", graph("Transpose", known, perm=[1, 0]), np.int64([2]))  # features × rows × 1
-    pieces = graph("Clip", graph("Add", graph("Mul", value, slope), offset), np.float32(0), np.float32(1))
-    encoded = graph("Relu", graph("Add", graph("MatMul", pieces, array(numbers.weight)), array(numbers.bias)))
-    return graph("Reshape", graph("Transpose", encoded, perm=[1, 0, 2]), np.int64([0, numbers.weight.shape[0] * numbers.weight.shape[2]]))
+    slope, offset = (
+        np.concatenate([array(side), np.full((len(side), 1), last)], 1)[:, None]
+        for side, last in ((numbers.slope, np.float32(-1)), (numbers.offset, FAR_BELOW))
+    )
+    stand_in = array(numbers.stand_in)
+    unknown = np.where(np.isnan(stand_in), UNKNOWN, stand_in)
+    known = graph("Where", graph("IsNaN", "x"), unknown, "x")
+    # features × rows × 1
+    value = graph("Unsqueeze", graph("Transpose", known, perm=[1, 0]), np.int64([2]))
+    pieces = graph(
+        "Clip", graph("Add", graph("Mul", value, slope), offset), np.float32(0), np.float32(1)
+    )
+    encoded = graph(
+        "Relu", graph("Add", graph("MatMul", pieces, array(numbers.weight)), array(numbers.bias))
+    )
+    return graph(
+        "Reshape",
+        graph("Transpose", encoded, perm=[1, 0, 2]),
+        np.int64([0, numbers.weight.shape[0] * numbers.weight.shape[2]]),
+    )
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #304635c5
 def add_categories(
@@ -125,9 +226,13 @@ def add_categories(
     tables = [array(table.weight) for table in categories.tables]
     widest = max(table.shape[1] for table in tables)
     first = np.cumsum([0, *(len(table) for table in tables[:-1])]).astype(np.int64)
-    together = np.concatenate([np.pad(table, ((0, 0), (0, widest - table.shape[1]))) for table in tables])
+    together = np.concatenate(
+        [np.pad(table, ((0, 0), (0, widest - table.shape[1]))) for table in tables]
+    )
     found = graph("Gather", together, graph("Add", "codes", first), axis=0)
-    return graph("Reshape", found, np.int64([0, len(tables) * widest])), np.concatenate([np.arange(widest) < table.shape[1] for table in tables])
+    return graph("Reshape", found, np.int64([0, len(tables) * widest])), np.concatenate(
+        [np.arange(widest) < table.shape[1] for table in tables]
+    )
 
 
 def widened(
@@ -150,7 +255,11 @@ def add_body(
     "Add the layers and the head"
     members, inputs = len(net.head), net.body[0].weight.shape[1] + len(real) - real.sum()
     if members > 1:
-        hidden = graph("Reshape", graph("Mul", graph("Unsqueeze", hidden, np.int64([0])), widened(array(net.view), real)), np.int64([-1, inputs]))
+        hidden = graph(
+            "Reshape",
+            graph("Mul", graph("Unsqueeze", hidden, np.int64([0])), widened(array(net.view), real)),
+            np.int64([-1, inputs]),
+        )
     for n, layer in enumerate(net.body):
         weight = array(layer.weight) if n else widened(array(layer.weight), real)
         hidden = graph("Relu", graph("Gemm", hidden, weight.T, array(layer.bias)))
@@ -173,8 +282,9 @@ def written_network(
     apart = graph("Mul", graph("Softplus", raw), np.float32([-1, 0, 1]))
     said = graph("Add", apart, graph("Gather", raw, np.int64([1]), axis=-1))
     said = graph("ReduceMean", said, np.int64([0]), keepdims=0) if len(net.head) > 1 else said
-    scale = graph("Sqrt", graph("Add", graph("Gather", "x", np.int64([net.lookup]), axis=1), np.float32([60])))
-    graph("Mul", said, scale)
+    ahead = graph("Gather", "x", np.int64([net.lookup]), axis=1)
+    ahead = graph("Clip", ahead, np.float32(0), np.float32(HORIZON_SECONDS))
+    graph("Mul", said, graph("Sqrt", graph("Add", ahead, np.float32([60]))))
     codes = {"codes": (np.int64, len(net.categories.tables))} if net.categories.tables else {}
     return graph.written({"x": (np.float32, len(net.features))} | codes, 3)
 
@@ -191,7 +301,10 @@ def difference(
     said = session_of(graph, "the graph").run(None, feeds)[0]
     largest = float(np.abs(said - source.reshape(said.shape)).max())
     if not largest <= TOLERANCE_SECONDS:
-        raise ValueError(f"the ONNX graph differs from its source by {largest:.3g} s, more than {TOLERANCE_SECONDS} s; the export doesn't know this model's form")
+        raise ValueError(
+            f"the ONNX graph differs from its source by {largest:.3g} s, more than"
+            f" {TOLERANCE_SECONDS} s; the export doesn't know this model's form"
+        )
     return largest
 
 
@@ -202,7 +315,9 @@ def probes(
 ) -> np.ndarray:  # float32, rows × features
     "Rows at the edges, a tenth of what they hold unknown"
     rng = np.random.default_rng(seed)
-    x = np.stack([rng.choice(edges if len(edges) else [0], rows) for edges in values], 1).astype(np.float32)
+    x = np.stack([rng.choice(edges if len(edges) else [0], rows) for edges in values], 1).astype(
+        np.float32
+    )
     return np.where(rng.random(x.shape) < 0.1, np.float32(np.nan), x)
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #e7deacd8
@@ -211,6 +326,7 @@ def to_onnx(
 ) -> bytes:
     "A network as an ONNX graph: `x`, and `codes` where it takes them, in; the deviation at 10, 50 and 90 %, rows × 3, out"
     from mbta_ml.dl.network import deviations
+
     slope, offset = array(net.numbers.slope), array(net.numbers.offset)
     x = probes([-o[s > 0] / s[s > 0] for s, o in zip(slope, offset)])
     x[:, net.lookup] = np.abs(np.nan_to_num(x[:, net.lookup]))  # always known
@@ -222,21 +338,25 @@ def to_onnx(
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #77672a4c
 def graph_of(
-    content: bytes,  # a model
-    suffix: str,  # of its file
+    content: bytes,  # a model, as from `checked_model`
+    path: Path,  # its file
 ) -> tuple[bytes, float]:  # the graph, its largest difference from the source in seconds
     "Any model as a graph; one that is a graph stays as it is"
-    if suffix == ".onnx":
+    if path.suffix == ".onnx":
         return content, 0.0
-    import xgboost as xgb
-    booster = xgb.Booster({"nthread": 1})
-    booster.load_model(bytearray(content))
+    booster = booster_of(content, path, threads=1)
     graph, (nodes, _) = trees_to_onnx(booster), nodes_of(booster)
     splits = nodes[nodes["left"] >= 0]
-    x = probes([splits.loc[splits["feature"] == n, "condition"].to_numpy() for n in range(booster.num_features())])
+    x = probes(
+        [
+            splits.loc[splits["feature"] == n, "condition"].to_numpy()
+            for n in range(booster.num_features())
+        ]
+    )
     return graph, difference(graph, {"x": x}, booster.inplace_predict(x, validate_features=False))
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #5fc30f7b
+@progress("exporting")
 def export(
     path: Path,  # a model with its companions
     out: Path | None = None,  # FILE.onnx; None: in a folder `onnx` beside it
@@ -244,15 +364,42 @@ def export(
     "Write a model as an ONNX graph, with all that goes with it"
     out = out or path.parent / "onnx" / f"{path.stem}.onnx"
     if out.suffix != ".onnx":
-        raise ValueError(f"--out {out} doesn't end in .onnx; give a file such as {out.with_suffix('.onnx')}")
+        raise ValueError(
+            f"--out {out} doesn't end in .onnx; give a file such as {out.with_suffix('.onnx')}"
+        )
     if path.suffix not in (".json", ".ubj", ".onnx"):
-        raise ValueError(f"{path} is no model that can be exported; expected trees (.json, .ubj) or a graph (.onnx), which every network is shipped as")
-    content, meta, memory = load_model(path)
-    if (there := model_file(out.parent, out.stem) if out.parent.is_dir() else None) not in (None, out):
-        raise ValueError(f"{there} stands there and has the sidecar {companions(out)[0].name}; give --out another name or folder")
-    graph, largest = graph_of(content, path.suffix)
-    save_model(out, graph, meta | {"exported_from": {"file": path.name, "model_sha256": meta["model_sha256"], "largest_difference_seconds": largest}}, memory)
-    print(f"{out}  {len(graph):,} bytes, {len(content):,} before; on rows at its thresholds it differs by at most {largest:.2g} s")
+        raise ValueError(
+            f"{path} is no model that can be exported; expected trees (.json, .ubj) or a graph"
+            " (.onnx), which every network is shipped as"
+        )
+    content, meta, memory = read_model(path)
+    ready = checked_model(content, meta, path)
+    if (there := model_file(out.parent, out.stem) if out.parent.is_dir() else None) not in (
+        None,
+        out,
+    ):
+        raise ValueError(
+            f"{there} stands there and has the sidecar {companions(out)[0].name}; give --out"
+            " another name or folder"
+        )
+    graph, largest = graph_of(ready, path)
+    save_model(
+        out,
+        graph,
+        meta
+        | {
+            "exported_from": {
+                "file": path.name,
+                "model_sha256": meta["model_sha256"],
+                "largest_difference_seconds": largest,
+            }
+        },
+        memory,
+    )
+    print(
+        f"{out}  {len(graph):,} bytes, {len(content):,} before; on rows at its thresholds it"
+        f" differs by at most {largest:.2g} s"
+    )
     return out
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #a1de6044
@@ -260,9 +407,25 @@ def main(
     arguments: list[str] | None = None,  # None: the command line's
 ) -> Path:  # the file written
     "Export a model"
-    parser = argparse.ArgumentParser("python -m mbta_ml.dl.onnx_export", description="Write a model as an ONNX graph, which predict runs without XGBoost or PyTorch.")
-    parser.add_argument("--model", required=True, type=Path, metavar="PATH", help="a model in models/ or production_models/")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the graph, FILE.onnx (default: in a folder onnx beside the model)")
+    parser = argparse.ArgumentParser(
+        "python -m mbta_ml.dl.onnx_export",
+        description=(
+            "Write a model as an ONNX graph, which predict runs without XGBoost or PyTorch."
+        ),
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="a model in models/ or production_models/",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the graph, FILE.onnx (default: in a folder onnx beside the model)",
+    )
     a = parser.parse_args(arguments)
     return export(a.model, a.out)
 

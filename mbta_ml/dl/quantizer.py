@@ -4,9 +4,14 @@
 
 # %% auto #0
 __all__ = ['HALVED', 'FEWEST', 'LARGEST', 'SHOWN_ROWS', 'AS_IT_WAS', 'MEASUREMENTS', 'LEAST_NOISE', 'MOST_NOISE', 'MOST_LOSS',
-           'halved', 'Shown', 'named', 'in_8_bits', 'feeds_of', 'calibration', 'forms_of', 'errors_of', 'speeds_of',
-           'verdicts', 'smallest', 'Quantized', 'quantize', 'changed', 'shown', 'asked_of', 'rows_for', 'keep', 'work',
-           'main']
+           'NEEDED', 'halved', 'Shown', 'named', 'in_8_bits', 'feeds_of', 'calibration', 'forms_of', 'errors_of',
+           'speeds_of', 'verdicts', 'smallest', 'Quantized', 'quantize', 'changed', 'shown', 'asked_of', 'rows_for',
+           'keep', 'work', 'main']
+
+# %% ../../nbs/dl/07_quantizer.ipynb #7e11a0c4
+from ..cli import needs
+
+needs(__name__, "onnx", "onnxruntime")  # before they are imported
 
 # %% ../../nbs/dl/07_quantizer.ipynb #6bf3ccc4
 import argparse
@@ -19,7 +24,13 @@ import numpy as np
 import onnx
 import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 
 from ..authenticate import compute
 from ..config import Settings, settings
@@ -29,25 +40,51 @@ from ..files import atomic_path, write_json
 from ..ml.job import Asked, Lesson, Log, as_config, lesson_of, whole_number, writable
 from ..ml.ml_utils import band, judged, report
 from ..ml.reading import card
-from ..predict import Onnx, codes, load, matrix, session_of
-from ..registry import Run, clear_run, companions, fingerprint, load_model, new_run, promote, provenance, read_sidecar, save_model, working_on
+from ..models import Onnx, codes, load, matrix, session_of
+from ..progress import progress, steps
+from mbta_ml.registry import (
+    Run,
+    clear_run,
+    companions,
+    fingerprint,
+    load_model,
+    new_run,
+    promote,
+    provenance,
+    read_sidecar,
+    save_model,
+    working_on,
+)
 from ..tracking import track
 
 # %% ../../nbs/dl/07_quantizer.ipynb #a23a7eb4
-HALVED, FEWEST, LARGEST = {"MatMul", "Gemm", "Gather"}, 64, 6e4  # operators; numbers of a constant; a number
+# operators; numbers of a constant; a number
+HALVED, FEWEST, LARGEST = {"MatMul", "Gemm", "Gather"}, 64, 6e4
 
 
 def halved(
     model: onnx.ModelProto,  # changed in place
 ) -> onnx.ModelProto:  # the same
     "Weights as 16-bit floats, 32 bits again as soon as they are loaded"
-    users = {name: {node.op_type for node in model.graph.node if name in node.input} for name in (c.name for c in model.graph.initializer)}
+    users = {
+        name: {node.op_type for node in model.graph.node if name in node.input}
+        for name in (c.name for c in model.graph.initializer)
+    }
     casts = []
     for constant in model.graph.initializer:
         value, name = numpy_helper.to_array(constant), constant.name
-        if value.dtype == np.float32 and value.size >= FEWEST and users[name] <= HALVED and np.abs(value).max() < LARGEST:
+        if (
+            value.dtype == np.float32
+            and value.size >= FEWEST
+            and users[name] <= HALVED
+            and np.abs(value).max() < LARGEST
+        ):
             constant.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}_16"))
-            casts.append(helper.make_node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT, name=f"Cast_{name}"))
+            casts.append(
+                helper.make_node(
+                    "Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT, name=f"Cast_{name}"
+                )
+            )
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -62,7 +99,12 @@ class Shown(CalibrationDataReader):
         feeds: dict[str, np.ndarray],  # what a graph takes, by name
         batch: int = 256,  # rows
     ):
-        self.batches = iter([{name: part[at : at + batch] for name, part in feeds.items()} for at in range(0, len(feeds["x"]), batch)])
+        self.batches = iter(
+            [
+                {name: part[at : at + batch] for name, part in feeds.items()}
+                for at in range(0, len(feeds["x"]), batch)
+            ]
+        )
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         "The next batch"
@@ -88,10 +130,27 @@ def in_8_bits(
     model, how = named(graph), {"per_channel": True, "weight_type": QuantType.QInt8}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
-        if feeds is None:  # here a Gemm becomes a MatMul of another name, so what stays is named, not what goes
-            quantize_dynamic(model, file, ["Gemm", "MatMul"], nodes_to_exclude=[node.name for node in model.graph.node if node.op_type == "MatMul"], **how)
+        # here a Gemm becomes a MatMul of another name, so what stays is named, not what goes
+        if feeds is None:
+            quantize_dynamic(
+                model,
+                file,
+                ["Gemm", "MatMul"],
+                nodes_to_exclude=[
+                    node.name for node in model.graph.node if node.op_type == "MatMul"
+                ],
+                **how,
+            )
         else:
-            quantize_static(model, file, Shown(feeds), QuantFormat.QDQ, ["Gemm"], activation_type=QuantType.QUInt8, **how)
+            quantize_static(
+                model,
+                file,
+                Shown(feeds),
+                QuantFormat.QDQ,
+                ["Gemm"],
+                activation_type=QuantType.QUInt8,
+                **how,
+            )
         return halved(onnx.load(file)).SerializeToString()
 
 # %% ../../nbs/dl/07_quantizer.ipynb #1a36456f
@@ -103,7 +162,9 @@ def feeds_of(
     frame: pd.DataFrame,  # examples
 ) -> dict[str, np.ndarray]:  # `x`, and `codes` where it takes them
     "Examples as a graph takes them"
-    return {"x": matrix(frame, model.features)} | ({"codes": codes(frame, model.vocabulary)} if model.vocabulary else {})
+    return {"x": matrix(frame, model.features)} | (
+        {"codes": codes(frame, model.vocabulary)} if model.vocabulary else {}
+    )
 
 
 def calibration(
@@ -113,7 +174,11 @@ def calibration(
 ) -> pd.DataFrame:  # examples
     "Some rows of the training part"
     train = lesson.parts["train"]
-    return train.iloc[np.sort(np.random.default_rng(seed).choice(len(train), min(rows, len(train)), replace=False))]
+    return train.iloc[
+        np.sort(
+            np.random.default_rng(seed).choice(len(train), min(rows, len(train)), replace=False)
+        )
+    ]
 
 # %% ../../nbs/dl/07_quantizer.ipynb #bf089cd5
 AS_IT_WAS = "32 bits"
@@ -129,7 +194,10 @@ def forms_of(
     if operators & HALVED:
         forms["16 bits"] = halved(onnx.load_from_string(graph)).SerializeToString()
     if "Gemm" in operators:
-        forms |= {"8 bits, dynamic": in_8_bits(graph, None), "8 bits, static": in_8_bits(graph, feeds)}
+        forms |= {
+            "8 bits, dynamic": in_8_bits(graph, None),
+            "8 bits, static": in_8_bits(graph, feeds),
+        }
     return forms
 
 # %% ../../nbs/dl/07_quantizer.ipynb #adccad37
@@ -137,15 +205,28 @@ def errors_of(
     model: Onnx,  # as it was
     forms: dict[str, bytes],
     frame: pd.DataFrame,  # examples
-) -> pd.DataFrame:  # by form: `mae_seconds`, `moved_seconds`, `most_moved_seconds`, `coverage` of the band
+) -> (
+    pd.DataFrame
+):  # by form: `mae_seconds`, `moved_seconds`, `most_moved_seconds`, `coverage` of the band
     "How exact each form is"
     some = frame[judged(frame)]
     models = {name: replace(model, session=session_of(form, name)) for name, form in forms.items()}
     said = {name: each.seconds(some) for name, each in models.items()}
     moved = {name: np.abs(seconds - said[AS_IT_WAS]) for name, seconds in said.items()}
     actual = some["travel_seconds"].to_numpy(np.float64)
-    return pd.DataFrame({"mae_seconds": {name: float(np.abs(actual - seconds).mean()) for name, seconds in said.items()}, "moved_seconds": {name: float(far.mean()) for name, far in moved.items()},
-                         "most_moved_seconds": {name: float(far.max()) for name, far in moved.items()}, "coverage": {name: band(some, *each.band(some, said[name]))["coverage"] for name, each in models.items()}})
+    return pd.DataFrame(
+        {
+            "mae_seconds": {
+                name: float(np.abs(actual - seconds).mean()) for name, seconds in said.items()
+            },
+            "moved_seconds": {name: float(far.mean()) for name, far in moved.items()},
+            "most_moved_seconds": {name: float(far.max()) for name, far in moved.items()},
+            "coverage": {
+                name: band(some, *each.band(some, said[name]))["coverage"]
+                for name, each in models.items()
+            },
+        }
+    )
 
 # %% ../../nbs/dl/07_quantizer.ipynb #9d9e294d
 MEASUREMENTS, LEAST_NOISE, MOST_NOISE = 5, 0.02, 0.1
@@ -157,13 +238,23 @@ def speeds_of(
 ) -> pd.DataFrame:  # by form: as from `latency`, `times` as it was for a row, `batch_times` for a batch; `attrs`: the noise of both
     "How fast each form is, one thread"
     found = []
-    for _ in range(MEASUREMENTS):
-        candidates = {name: graph_candidate(form, feeds) for name, form in {**forms, "again": forms[AS_IT_WAS]}.items()}
+    for _ in steps(range(MEASUREMENTS), "measuring", "times"):
+        candidates = {
+            name: graph_candidate(form, feeds)
+            for name, form in {**forms, "again": forms[AS_IT_WAS]}.items()
+        }
         table = latency(candidates, calls=40, rounds=20)
-        found.append(table.assign(batch_times=table.loc[AS_IT_WAS, "rows_per_second"] / table["rows_per_second"]))
+        found.append(
+            table.assign(
+                batch_times=table.loc[AS_IT_WAS, "rows_per_second"] / table["rows_per_second"]
+            )
+        )
     several = pd.concat(found)
     table = several.groupby(level=0, sort=False).median()
-    table.attrs = {name: float(np.clip((several.loc["again", name] - 1).abs().max(), LEAST_NOISE, MOST_NOISE)) for name in ("times", "batch_times")}
+    table.attrs = {
+        name: float(np.clip((several.loc["again", name] - 1).abs().max(), LEAST_NOISE, MOST_NOISE))
+        for name in ("times", "batch_times")
+    }
     return table.drop("again").astype({"bytes": int, "rows_per_second": int})
 
 # %% ../../nbs/dl/07_quantizer.ipynb #ade8e1ac
@@ -182,7 +273,16 @@ def verdicts(
         "a batch is slower": table["batch_times"] > 1 + noise["batch_times"],
         "less exact": table["mae_seconds"] > (1 + MOST_LOSS) * before["mae_seconds"],
     }
-    return pd.Series({name: ", ".join(why for why, rows in against.items() if rows[name]) if name != AS_IT_WAS else "" for name in table.index})
+    return pd.Series(
+        {
+            name: (
+                ", ".join(why for why, rows in against.items() if rows[name])
+                if name != AS_IT_WAS
+                else ""
+            )
+            for name in table.index
+        }
+    )
 
 
 def smallest(
@@ -195,6 +295,7 @@ def smallest(
 @dataclass(frozen=True)
 class Quantized:
     "The form of a graph that ships, and why"
+
     form: str
     content: bytes
     table: pd.DataFrame  # by form; the last column is what is `against` it
@@ -203,7 +304,14 @@ class Quantized:
     @property
     def why(self) -> dict:  # plain JSON
         "The decision, for a sidecar"
-        return {"form": self.form, "most_loss": MOST_LOSS, "noise": self.noise, "decided_on": "validation part", "calibrated_on": "training part", "forms": self.table.reset_index(names="form").to_dict("records")}
+        return {
+            "form": self.form,
+            "most_loss": MOST_LOSS,
+            "noise": self.noise,
+            "decided_on": "validation part",
+            "calibrated_on": "training part",
+            "forms": self.table.reset_index(names="form").to_dict("records"),
+        }
 
 
 def quantize(
@@ -216,7 +324,9 @@ def quantize(
     feeds, validation = feeds_of(model, calibration(lesson, seed)), lesson.parts["validation"]
     forms = forms_of(graph, feeds)
     fast = speeds_of(forms, feeds)
-    table = errors_of(model, forms, validation).join(fast[["bytes", "p50_us", "p99_us", "times", "rows_per_second", "batch_times"]])
+    table = errors_of(model, forms, validation).join(
+        fast[["bytes", "p50_us", "p99_us", "times", "rows_per_second", "batch_times"]]
+    )
     table["against"] = verdicts(table, fast.attrs)
     return Quantized(smallest(table), forms[smallest(table)], table, fast.attrs)
 
@@ -227,29 +337,71 @@ def changed(
 ) -> dict:  # plain JSON
     "What rounding changed on the test part"
     was, now = before.loc[AS_IT_WAS], before.loc[form]
-    return {"mae_change_seconds": float(now["mae_seconds"] - was["mae_seconds"]), "moved_seconds": float(now["moved_seconds"]), "most_moved_seconds": float(now["most_moved_seconds"]),
-            "coverage_change": float(now["coverage"] - was["coverage"])}
+    return {
+        "mae_change_seconds": float(now["mae_seconds"] - was["mae_seconds"]),
+        "moved_seconds": float(now["moved_seconds"]),
+        "most_moved_seconds": float(now["most_moved_seconds"]),
+        "coverage_change": float(now["coverage"] - was["coverage"]),
+    }
 
 
 def shown(
     done: Quantized,
 ) -> str:
     "The table as a person reads it"
-    table = done.table.assign(**{"MAE s": done.table["mae_seconds"].round(2), "moved s": done.table["moved_seconds"].round(3), "p50 µs": done.table["p50_us"].round(1), "p99 µs": done.table["p99_us"].round(1), "times": done.table["times"].round(2),
-                                 "rows/s": done.table["rows_per_second"], "ships": np.where(done.table.index == done.form, "*", done.table["against"])})
-    return table[["MAE s", "moved s", "bytes", "p50 µs", "p99 µs", "times", "rows/s", "ships"]].to_string() + f"\nMAE on the validation part; noise of a row {done.noise['times']:.0%}, of a batch {done.noise['batch_times']:.0%}"
+    table = done.table.assign(
+        **{
+            "MAE s": done.table["mae_seconds"].round(2),
+            "moved s": done.table["moved_seconds"].round(3),
+            "p50 µs": done.table["p50_us"].round(1),
+            "p99 µs": done.table["p99_us"].round(1),
+            "times": done.table["times"].round(2),
+            "rows/s": done.table["rows_per_second"],
+            "ships": np.where(done.table.index == done.form, "*", done.table["against"]),
+        }
+    )
+    return (
+        table[
+            ["MAE s", "moved s", "bytes", "p50 µs", "p99 µs", "times", "rows/s", "ships"]
+        ].to_string()
+        + f"\nMAE on the validation part; noise of a row {done.noise['times']:.0%}, of a batch"
+        f" {done.noise['batch_times']:.0%}"
+    )
 
 # %% ../../nbs/dl/07_quantizer.ipynb #11e2f111
+# of a sidecar
+NEEDED = ("run", "sources", "from", "to", "seed", "fingerprint", "test", "synthetic")
+
+
 def asked_of(
     a: argparse.Namespace,
     meta: dict,  # the model's sidecar
     one: Settings,
 ) -> Asked:
     "The records to go by: those that are given, else the model's own"
+    if lacking := [name for name in NEEDED if name not in meta]:
+        raise ValueError(
+            f"the sidecar of {a.model} lacks {', '.join(lacking)}, so nobody knows what it was "
+            "trained on; train it again with a job of this version"
+        )
     given = a.source or a.timetable or a.start or a.to
     iso = lambda moment: None if moment is None else moment.isoformat()
-    source, start, to = (a.source or ["sample"], iso(a.start), iso(a.to)) if given else (meta["sources"], meta["from"], meta["to"])
-    return Asked(tuple(source), a.timetable and str(a.timetable), a.quarantine and str(a.quarantine), start, to, {"model": str(a.model)}, seed=meta["seed"], train_rows=one.train_rows, threads=compute(one).threads)
+    source, start, to = (
+        (a.source or ["sample"], iso(a.start), iso(a.to))
+        if given
+        else (meta["sources"], meta["from"], meta["to"])
+    )
+    return Asked(
+        tuple(source),
+        a.timetable and str(a.timetable),
+        a.quarantine and str(a.quarantine),
+        start,
+        to,
+        {"model": str(a.model)},
+        seed=meta["seed"],
+        train_rows=one.train_rows,
+        threads=compute(one).threads,
+    )
 
 
 def rows_for(
@@ -260,10 +412,28 @@ def rows_for(
 ) -> Lesson:
     "The parts that the model was made from, or those of other records"
     start, to = asked.span
-    lesson = lesson_of(read_sources(list(asked.source), one, to, asked.timetable and Path(asked.timetable), start, asked.quarantine and Path(asked.quarantine)), asked)
-    own = (asked.source, asked.start, asked.to) == (tuple(meta["sources"]), meta["from"], meta["to"])
+    lesson = lesson_of(
+        read_sources(
+            list(asked.source),
+            one,
+            to,
+            asked.timetable and Path(asked.timetable),
+            start,
+            asked.quarantine and Path(asked.quarantine),
+        ),
+        asked,
+    )
+    own = (asked.source, asked.start, asked.to) == (
+        tuple(meta["sources"]),
+        meta["from"],
+        meta["to"],
+    )
     if own and fingerprint(lesson.events) != meta["fingerprint"]:
-        raise ValueError(f"{', '.join(asked.source)} is not what {path} was trained on: the records have changed, or it took a timetable; give --source (with --to, --timetable) as it was then, or train again")
+        raise ValueError(
+            f"{', '.join(asked.source)} is not what {path} was trained on: the records have"
+            " changed, or it took a timetable; give --source (with --to, --timetable) as it was"
+            " then, or train again"
+        )
     return lesson
 
 # %% ../../nbs/dl/07_quantizer.ipynb #d34c2daa
@@ -277,18 +447,62 @@ def keep(
 ) -> dict:  # `metrics.json`
     "Write a run's folders"
     _, meta, memory = load_model(path)
-    on_test = changed(errors_of(load(path), {AS_IT_WAS: path.read_bytes(), done.form: done.content}, lesson.parts["test"]), done.form)
-    why = {**done.why, "on_test": on_test, "before": {"file": path.name, "kind": meta["kind"], "run": meta["run"], "model_sha256": meta["model_sha256"]}}
-    model = save_model(run.model / "quantizer.onnx", done.content, meta | {"kind": "quantizer", "run": run.name, "quantized": why} | provenance(one.revision), memory)
-    found = {"rows": int(judged(lesson.parts["test"]).sum()), **{name: meta[name] for name in ("test", "band", "better_than_lookup", "sources", "from", "to", "seed", "synthetic") if name in meta}, "train_seconds": round(seconds, 2), "quantized": why}
+    on_test = changed(
+        errors_of(
+            load(path),
+            {AS_IT_WAS: path.read_bytes(), done.form: done.content},
+            lesson.parts["test"],
+        ),
+        done.form,
+    )
+    why = {
+        **done.why,
+        "on_test": on_test,
+        "before": {
+            "file": path.name,
+            "kind": meta["kind"],
+            "run": meta["run"],
+            "model_sha256": meta["model_sha256"],
+        },
+    }
+    model = save_model(
+        run.model / "quantizer.onnx",
+        done.content,
+        meta | {"kind": "quantizer", "run": run.name, "quantized": why} | provenance(one.revision),
+        memory,
+    )
+    found = {
+        "rows": int(judged(lesson.parts["test"]).sum()),
+        **{
+            name: meta[name]
+            for name in (
+                "test",
+                "band",
+                "better_than_lookup",
+                "sources",
+                "from",
+                "to",
+                "seed",
+                "synthetic",
+            )
+            if name in meta
+        },
+        "train_seconds": round(seconds, 2),
+        "quantized": why,
+    }
     said = promote(model, one.production_models / "final_best_quantizer.onnx")
     with atomic_path(run.model / "README.md") as whole:
-        whole.write_text(card(found, read_sidecar(companions(model)[0]), promotion=said, path=str(model)) + f"\n## Quantized\n\n```\n{shown(done)}\n```\n", encoding="utf-8")
+        whole.write_text(
+            card(found, read_sidecar(companions(model)[0]), promotion=said, path=str(model))
+            + f"\n## Quantized\n\n```\n{shown(done)}\n```\n",
+            encoding="utf-8",
+        )
     for folder in (run.model, run.experiment):  # the sign that the run is whole
         write_json(folder / "metrics.json", found)
     return found | {"production": said}
 
 # %% ../../nbs/dl/07_quantizer.ipynb #a99a4977
+@progress("quantizing")
 def work(
     path: Path,  # of a model
     asked: Asked,
@@ -313,8 +527,18 @@ def work(
         clear_run(run)
         raise
     change = found["quantized"]["on_test"]
-    for line in (report(found) + "\n(of the model before)", f"rounding: MAE {change['mae_change_seconds']:+.3f} s on the test part, a prediction moved by {change['moved_seconds']:.3f} s, at most {change['most_moved_seconds']:.2f} s",
-                 f"\nrun          {run.experiment}", f"model        {run.model / 'quantizer.onnx'}", f"production   {found.pop('production')}", tracker.close()):
+    for line in (
+        report(found) + "\n(of the model before)",
+        (
+            f"rounding: MAE {change['mae_change_seconds']:+.3f} s on the test part, a prediction"
+            f" moved by {change['moved_seconds']:.3f} s, at most"
+            f" {change['most_moved_seconds']:.2f} s"
+        ),
+        f"\nrun          {run.experiment}",
+        f"model        {run.model / 'quantizer.onnx'}",
+        f"production   {found.pop('production')}",
+        tracker.close(),
+    ):
         log(line)
     return found
 
@@ -324,13 +548,46 @@ def main(
     one: Settings | None = None,  # None: read from the environment
 ) -> dict:  # `metrics.json`
     "Quantize a model, keep it, promote it if the gate allows"
-    parser = add_source_arguments(argparse.ArgumentParser("python -m mbta_ml.dl.quantizer", description="Write a network's weights in fewer bits where that makes the file smaller, and no answer slower or worse."))
-    parser.add_argument("--model", required=True, type=Path, metavar="PATH", help="an ONNX graph in models/ or production_models/; its own records are the default of --source, --from and --to")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write experiments/, models/ and production_models/ there (default: MBTA_ML_HOME, else here)")
-    parser.add_argument("--seed", type=whole_number(2**63 - 1), metavar="N", help="for the rows that fix the scales (default: the model's)")
+    parser = add_source_arguments(
+        argparse.ArgumentParser(
+            "python -m mbta_ml.dl.quantizer",
+            description=(
+                "Write a network's weights in fewer bits where that makes the file smaller, and no"
+                " answer slower or worse."
+            ),
+        )
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help=(
+            "an ONNX graph in models/ or production_models/; its own records are the default of"
+            " --source, --from and --to"
+        ),
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "write experiments/, models/ and production_models/ there (default: MBTA_ML_HOME, else"
+            " here)"
+        ),
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(2**63 - 1),
+        metavar="N",
+        help="for the rows that fix the scales (default: the model's)",
+    )
     a = parsed(parser, arguments)
     if a.model.suffix != ".onnx":
-        raise ValueError(f"{a.model} is no ONNX graph; `python -m mbta_ml.dl.onnx_export --model {a.model}` makes one")
+        raise ValueError(
+            f"{a.model} is no ONNX graph; `python -m mbta_ml.dl.onnx_export --model {a.model}`"
+            " makes one"
+        )
     one = one or settings()
     one = replace(one, home=a.out) if a.out else one
     meta = load_model(a.model)[1]

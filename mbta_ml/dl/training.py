@@ -9,7 +9,6 @@ __all__ = ['SIDES', 'WATCHED_ROWS', 'KEPT', 'tensors', 'pinball', 'Recipe', 'rat
 # %% ../../nbs/dl/01_training.ipynb #95241363
 import contextlib
 import copy
-import io
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from torch import nn
 from .network import QUANTILES, Network, Vocabulary, deviations
 from ..files import atomic_path
 from ..ml.xgboost_trainer import arrays
+from ..progress import progress, steps
 
 # %% ../../nbs/dl/01_training.ipynb #cf104dff
 def tensors(
@@ -31,7 +31,10 @@ def tensors(
     vocabulary: Vocabulary,
 ) -> dict[str, torch.Tensor]:  # `x`, `y` (the deviation from lookup, seconds), `weight`, `codes`
     "Rows as a network learns from them"
-    return {name: torch.from_numpy(array) for name, array in {**arrays(frame, features), "codes": vocabulary.codes(frame)}.items()}
+    return {
+        name: torch.from_numpy(array)
+        for name, array in {**arrays(frame, features), "codes": vocabulary.codes(frame)}.items()
+    }
 
 # %% ../../nbs/dl/01_training.ipynb #9d40d6a8
 SIDES = 0.5  # weight of the outer quantiles beside the median's
@@ -50,6 +53,7 @@ def pinball(
 @dataclass(frozen=True)
 class Recipe:
     "How a network learns"
+
     learning_rate: float = 2e-3  # at its highest
     weight_decay: float = 0.1  # of matrices
     batch_rows: int = 2048
@@ -71,7 +75,11 @@ def rate_at(
     rising = max(1, round(recipe.warm_up * steps))
     if step < rising:
         return recipe.learning_rate * (step + 1) / rising
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    return (
+        recipe.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    )
 
 # %% ../../nbs/dl/01_training.ipynb #a8437653
 def optimizer_of(
@@ -79,9 +87,25 @@ def optimizer_of(
     recipe: Recipe,
 ) -> torch.optim.Optimizer:
     "AdamW, with weight decay for matrices alone"
-    matrices = {name for name, p in net.named_parameters() if p.ndim > 1 and not name.startswith("categories.") and not name.endswith("bias") and name != "view"}
-    groups = [([p for name, p in net.named_parameters() if (name in matrices) == pulled], recipe.weight_decay * pulled) for pulled in (True, False)]
-    return torch.optim.AdamW([{"params": params, "weight_decay": decay} for params, decay in groups if params], lr=recipe.learning_rate)
+    matrices = {
+        name
+        for name, p in net.named_parameters()
+        if p.ndim > 1
+        and not name.startswith("categories.")
+        and not name.endswith("bias")
+        and name != "view"
+    }
+    groups = [
+        (
+            [p for name, p in net.named_parameters() if (name in matrices) == pulled],
+            recipe.weight_decay * pulled,
+        )
+        for pulled in (True, False)
+    ]
+    return torch.optim.AdamW(
+        [{"params": params, "weight_decay": decay} for params, decay in groups if params],
+        lr=recipe.learning_rate,
+    )
 
 # %% ../../nbs/dl/01_training.ipynb #d59f8f8a
 @contextlib.contextmanager
@@ -105,7 +129,12 @@ def mae(
     rows: dict[str, torch.Tensor],
 ) -> float:  # seconds
     "Mean absolute error of the median"
-    return float(np.abs(rows["y"].cpu().numpy() - deviations(net, rows["x"].cpu().numpy(), rows["codes"].cpu().numpy())[:, 1]).mean())
+    return float(
+        np.abs(
+            rows["y"].cpu().numpy()
+            - deviations(net, rows["x"].cpu().numpy(), rows["codes"].cpu().numpy())[:, 1]
+        ).mean()
+    )
 
 
 def averaged_in(
@@ -116,7 +145,11 @@ def averaged_in(
 ) -> None:
     "Let the average follow the weights: slowly, but in the first steps faster"
     with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - min(keep, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(
+            list(average.parameters()),
+            list(net.parameters()),
+            1 - min(keep, (1 + step) / (10 + step)),
+        )
 
 # %% ../../nbs/dl/01_training.ipynb #722bdc7a
 WATCHED_ROWS = 20_000  # of the training part, for its curve
@@ -128,7 +161,8 @@ class Learning:
     def __init__(
         self,
         net: Network,
-        train: dict[str, torch.Tensor],  # rows as from `tensors`; a loss of one's own may want more columns
+        # rows as from `tensors`; a loss of one's own may want more columns
+        train: dict[str, torch.Tensor],
         validation: dict[str, torch.Tensor] | None,  # None: nothing is watched
         recipe: Recipe,
         loss=pinball,  # (what each member says, rows) → one number
@@ -136,10 +170,24 @@ class Learning:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.net, self.recipe, self.loss = net.to(self.device), recipe, loss
         self.train = {name: part.to(self.device) for name, part in train.items()}
-        self.watched = {} if validation is None else {"train": {name: part[:: max(1, len(part) // WATCHED_ROWS)] for name, part in train.items()}, "validation": validation}
+        self.watched = (
+            {}
+            if validation is None
+            else {
+                "train": {
+                    name: part[:: max(1, len(part) // WATCHED_ROWS)] for name, part in train.items()
+                },
+                "validation": validation,
+            }
+        )
         self.average, self.optimizer = copy.deepcopy(self.net), optimizer_of(self.net, recipe)
         self.batches = max(1, len(train["y"]) // recipe.batch_rows)
-        self.epoch, self.curves, self.best, self.best_weights = 0, {name: [] for name in self.watched}, (math.inf, 0), None
+        self.epoch, self.curves, self.best, self.best_weights = (
+            0,
+            {name: [] for name in self.watched},
+            (math.inf, 0),
+            None,
+        )
         self.seconds = self.loading_seconds = self.seen = 0.0
 
     def step(self, rows: dict[str, torch.Tensor], number: int) -> None:
@@ -159,7 +207,10 @@ class Learning:
         with drawn_from(self.recipe.seed * 1000 + self.epoch, self.recipe.threads):
             self.net.train()
             began = time.perf_counter()
-            for n, chosen in enumerate(torch.randperm(len(self.train["y"])).to(self.device).tensor_split(self.batches)):
+            order = torch.randperm(len(self.train["y"])).to(self.device)
+            for n, chosen in enumerate(
+                steps(order.tensor_split(self.batches), "an epoch", "batches")
+            ):
                 asked = time.perf_counter()
                 rows = {name: part[chosen] for name, part in self.train.items()}
                 self.loading_seconds += time.perf_counter() - asked
@@ -170,17 +221,28 @@ class Learning:
             for name, part in self.watched.items():
                 self.curves[name].append(mae(self.average, part))
         if self.watched and self.curves["validation"][-1] < self.best[0]:
-            self.best, self.best_weights = (self.curves["validation"][-1], self.epoch), copy.deepcopy(self.average.state_dict())
+            self.best, self.best_weights = (
+                (
+                    self.curves["validation"][-1],
+                    self.epoch,
+                ),
+                copy.deepcopy(self.average.state_dict()),
+            )
 
     @property
     def over(self) -> bool:
         "Whether the schedule has ended, or patience"
-        return self.epoch >= self.recipe.epochs or bool(self.watched) and self.epoch - self.best[1] >= self.recipe.patience
+        return (
+            self.epoch >= self.recipe.epochs
+            or bool(self.watched)
+            and self.epoch - self.best[1] >= self.recipe.patience
+        )
 
 # %% ../../nbs/dl/01_training.ipynb #06ffd62e
 @dataclass(frozen=True)
 class Fitted:
     "A network that has learned, and how that went"
+
     net: Network
     epochs: int  # kept
     curves: dict[str, list[float]]  # part → mean absolute error in seconds, by epoch
@@ -195,21 +257,33 @@ def fit_network(
     recipe: Recipe,
     epochs: int | None = None,  # to stop after; None: the whole schedule
     loss=pinball,  # see `Learning`
-    checkpoint: Path | None = None,  # a file that is written after each epoch; one that is there is gone on from
+    # a file that is written after each epoch; one that is there is gone on from
+    checkpoint: Path | None = None,
 ) -> Fitted:
     "Train a network until `validation` gets no better, or for so many epochs"
     learning = Learning(net, train, validation, recipe, loss)
     if checkpoint:
         restore(learning, checkpoint)
-    while not learning.over and learning.epoch < (epochs or recipe.epochs):
-        learning.learn()
-        if checkpoint:
-            save(learning, checkpoint)
+    most = epochs or recipe.epochs
+    with progress("learning", most - learning.epoch, "epochs") as learned:
+        while not learning.over and learning.epoch < most:
+            learning.learn()
+            learned.step()
+            if learning.watched:
+                learned.note = f"error {learning.best[0]:.2f} s"
+            if checkpoint:
+                save(learning, checkpoint)
     kept = learning.average
     if learning.best_weights:
         kept.load_state_dict(learning.best_weights)
     net.load_state_dict(kept.state_dict())
-    return Fitted(net.cpu().eval(), learning.best[1] or learning.epoch, learning.curves, learning.seen / max(learning.seconds, 1e-9), learning.loading_seconds / max(learning.seconds, 1e-9))
+    return Fitted(
+        net.cpu().eval(),
+        learning.best[1] or learning.epoch,
+        learning.curves,
+        learning.seen / max(learning.seconds, 1e-9),
+        learning.loading_seconds / max(learning.seconds, 1e-9),
+    )
 
 # %% ../../nbs/dl/01_training.ipynb #d761ac31
 KEPT = ("epoch", "curves", "best", "best_weights")
@@ -221,7 +295,17 @@ def save(
 ) -> None:
     "Write a checkpoint, whole or not at all"
     with atomic_path(path) as whole:
-        torch.save({"recipe": asdict(learning.recipe), **{name: getattr(learning, name) for name in KEPT}, **{name: getattr(learning, name).state_dict() for name in ("net", "average", "optimizer")}}, whole)
+        torch.save(
+            {
+                "recipe": asdict(learning.recipe),
+                **{name: getattr(learning, name) for name in KEPT},
+                **{
+                    name: getattr(learning, name).state_dict()
+                    for name in ("net", "average", "optimizer")
+                },
+            },
+            whole,
+        )
 
 
 def restore(
@@ -236,7 +320,10 @@ def restore(
         raise ValueError(f"{path} is a checkpoint of another recipe; remove it to begin anew")
     sizes = lambda weights: {name: tuple(weight.shape) for name, weight in weights.items()}
     if sizes(found["net"]) != sizes(learning.net.state_dict()):
-        raise ValueError(f"{path} is a checkpoint of another network, such as other defaults make; remove it to begin anew")
+        raise ValueError(
+            f"{path} is a checkpoint of another network, such as other defaults make; remove it to"
+            " begin anew"
+        )
     for name in KEPT:
         setattr(learning, name, found[name])
     for name in ("net", "average", "optimizer"):
