@@ -1,5 +1,8 @@
 "Packaging, with everything read from settings.ini."
+import atexit
 import shlex
+import shutil
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,8 +12,11 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "dev")}
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "notebook", "dev")}
 extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"]  # the tests use all of them
+
+fresh = tempfile.mkdtemp()  # not `build/`, where setuptools keeps modules that are deleted here, and packs them again
+atexit.register(shutil.rmtree, fresh, ignore_errors=True)
 
 setup(
     name=cfg["lib_name"],
@@ -27,6 +33,8 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require=extras,
-    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
+                  "console_scripts": [f"mbta-ml={cfg['lib_path']}.commands:main"]},
     zip_safe=False,
+    options={"build": {"build_base": fresh}},
 )
