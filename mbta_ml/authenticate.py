@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .config import Secret, Settings, find_dotenv, settings
+from .config import Secret, Settings, find_dotenv, read_settings
 from .output import safe_streams, say
 
 # %% ../nbs/01_authenticate.ipynb #9b31babd
@@ -112,7 +112,7 @@ def adc_file() -> Path:
 
 
 def gcp_credentials(
-    one: Settings,
+    settings: Settings,
 ):  # `google.auth` credentials; they have asked nobody for a token yet
     "Google Cloud credentials: the named file, else gcloud's, else this machine's own"
     try:
@@ -121,11 +121,11 @@ def gcp_credentials(
         raise NotAuthenticated(
             "google-auth is not installed: run `pip install 'google-auth[requests]'`"
         ) from None
-    if one.gcp_credentials:
-        return credentials_from_file(one.gcp_credentials)
+    if settings.gcp_credentials:
+        return credentials_from_file(settings.gcp_credentials)
     if adc_file().is_file():
         return credentials_from_file(adc_file())
-    if on_google_cloud(one.gcp_metadata_host):
+    if on_google_cloud(settings.gcp_metadata_host):
         return compute_engine.Credentials(scopes=SCOPES)
     raise NotAuthenticated(
         "no Google Cloud credentials: set GOOGLE_APPLICATION_CREDENTIALS to a service-account file,"
@@ -134,12 +134,12 @@ def gcp_credentials(
 
 # %% ../nbs/01_authenticate.ipynb #7fa21225
 def gcp_project(
-    one: Settings,
+    settings: Settings,
     credentials,  # what `gcp_credentials` returned
 ) -> str:  # the project's id
     "The Google Cloud project that queries are billed to"
     project = (
-        one.gcp_project
+        settings.gcp_project
         or getattr(credentials, "project_id", None)
         or getattr(credentials, "quota_project_id", None)
     )
@@ -151,16 +151,16 @@ def gcp_project(
 
 # %% ../nbs/01_authenticate.ipynb #bb8f44c3
 def wandb_key(
-    one: Settings,
+    settings: Settings,
     netrc_file: Path | None = None,  # where `wandb login` keeps its key; None: in the home folder
 ) -> Secret:  # the key, which may be empty
     "The W&B key: the one set, else the one that `wandb login` left"
-    if one.wandb_api_key:
-        return one.wandb_api_key
+    if settings.wandb_api_key:
+        return settings.wandb_api_key
     try:
         return Secret(
             netrc.netrc(netrc_file or Path.home() / ".netrc").hosts.get(
-                urlsplit(one.wandb_base_url).hostname, ("", "", "")
+                urlsplit(settings.wandb_base_url).hostname, ("", "", "")
             )[2]
         )
     except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
@@ -175,21 +175,21 @@ def installed(
 
 
 def wandb_mode(
-    one: Settings,
+    settings: Settings,
     has_wandb: bool | None = None,  # whether wandb is installed; None: look
     netrc_file: Path | None = None,  # where `wandb login` keeps its key; None: in the home folder
 ) -> str:  # "online", "offline" or "disabled"
     "How a training job should start W&B"
     has_wandb = installed("wandb") if has_wandb is None else has_wandb
-    if not has_wandb and one.wandb_mode in ("online", "offline"):
+    if not has_wandb and settings.wandb_mode in ("online", "offline"):
         raise NotAuthenticated(
-            f"WANDB_MODE is {one.wandb_mode} but wandb is not installed: run `pip install wandb`,"
-            " or set WANDB_MODE=disabled"
+            f"WANDB_MODE is {settings.wandb_mode} but wandb is not installed:"
+            " run `pip install wandb`, or set WANDB_MODE=disabled"
         )
-    if not has_wandb or one.wandb_mode in ("offline", "disabled"):
-        return one.wandb_mode or "disabled"
-    key = wandb_key(one, netrc_file).reveal()
-    if not key and one.wandb_mode == "online":
+    if not has_wandb or settings.wandb_mode in ("offline", "disabled"):
+        return settings.wandb_mode or "disabled"
+    key = wandb_key(settings, netrc_file).reveal()
+    if not key and settings.wandb_mode == "online":
         raise NotAuthenticated(
             "WANDB_MODE is online but there is no key: set WANDB_API_KEY, or WANDB_MODE=offline"
         )
@@ -294,7 +294,7 @@ def _memory_bytes() -> float:
 
 
 def compute(
-    one: Settings,
+    settings: Settings,
 ) -> Compute:  # processors, threads, memory, GPUs, Ray
     "What this process may use of the machine"
     allowed = (
@@ -306,45 +306,43 @@ def compute(
     memory_bytes = min(_memory_bytes(), limit_bytes)
     return Compute(
         cpus=cpus,
-        threads=min(cpus, one.max_threads or cpus),
+        threads=min(cpus, settings.max_threads or cpus),
         memory_bytes=None if math.isinf(memory_bytes) else int(memory_bytes),
-        gpus=visible_gpus(nvidia_listing(), one.visible_gpus),
-        ray_address=one.ray_address,
+        gpus=visible_gpus(nvidia_listing(), settings.visible_gpus),
+        ray_address=settings.ray_address,
     )
 
 # %% ../nbs/01_authenticate.ipynb #91ecc7ed
-def _google(one: Settings) -> str:
-    credentials = gcp_credentials(one)
+def _google(settings: Settings) -> str:
+    credentials = gcp_credentials(settings)
     kind = {
         "oauth2.service_account": "service account",
         "compute_engine.credentials": "this machine's account",
         "oauth2.credentials": "gcloud's login",
     }.get(".".join(type(credentials).__module__.split(".")[-2:]), "credentials")
-    return f"{kind}, project {gcp_project(one, credentials)}"
+    return f"{kind}, project {gcp_project(settings, credentials)}"
 
 
-def _ray(one: Settings) -> str:
-    where = f"cluster at {one.ray_address}" if one.ray_address else "this machine"
-    return (
-        where
-        if installed("ray")
-        else f"not installed (pip install ray){'; RAY_ADDRESS is set' if one.ray_address else ''}"
-    )
+def _ray(settings: Settings) -> str:
+    if not installed("ray"):
+        unused = "; RAY_ADDRESS is set" if settings.ray_address else ""
+        return f"not installed (pip install ray){unused}"
+    return f"cluster at {settings.ray_address}" if settings.ray_address else "this machine"
 
 
-def _wandb(one: Settings) -> str:
+def _wandb(settings: Settings) -> str:
     return {
-        "online": f"online, project {one.wandb_project}",
+        "online": f"online, project {settings.wandb_project}",
         "offline": "offline, runs stay on this machine",
         "disabled": "off",
-    }[wandb_mode(one)] + ("" if installed("wandb") else " (not installed: pip install wandb)")
+    }[wandb_mode(settings)] + ("" if installed("wandb") else " (not installed: pip install wandb)")
 
 
 def available(
-    one: Settings,
+    settings: Settings,
 ) -> dict:  # what there is, or what to set, by name
     "What this machine and its credentials open"
-    found = compute(one)
+    found = compute(settings)
     table = {
         "CPUs": f"{found.cpus}, of which a job uses {found.threads}",
         "memory": f"{found.memory_bytes / 2**30:.1f} GiB" if found.memory_bytes else "unknown",
@@ -352,7 +350,7 @@ def available(
     }
     for name, look in (("Google Cloud", _google), ("W&B", _wandb), ("Ray", _ray)):
         try:
-            table[name] = look(one)
+            table[name] = look(settings)
         except NotAuthenticated as error:
             table[name] = str(error)
     return table
@@ -370,7 +368,7 @@ def settings_from() -> str:
 
 def main(
     arguments: list[str] | None = None,  # of the command line; None: those of the process
-    one: Settings | None = None,  # None: read from the environment
+    settings: Settings | None = None,  # None: read from the environment
 ) -> int:  # the exit code
     "Print what is available"
     parser = argparse.ArgumentParser(
@@ -379,7 +377,7 @@ def main(
     )
     parser.parse_args(arguments)
     try:
-        table = {"settings": settings_from(), **available(one or settings())}
+        table = {"settings": settings_from(), **available(settings or read_settings())}
     except ValueError as error:  # a setting that says what it expects
         say(error, sys.stderr)
         return 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN_NAMES', 'ROOT', 'unknown_user', 'Secret', 'Folders', 'Settings', 'variable', 'parse_setting', 'read_dotenv',
-           'expanded', 'find_dotenv', 'settings', 'set_variables', 'real_files']
+           'expanded', 'find_dotenv', 'read_settings', 'set_variables', 'real_files']
 
 # %% ../nbs/00_config.ipynb #70d2cb5e
 import contextlib
@@ -122,10 +122,51 @@ class Settings(Folders):
     wandb_base_url: str = "https://api.wandb.ai"  # another one: a W&B server of one's own
     wandb_mode: str = ""  # online, offline or disabled; empty: what is installed and set decides
     wandb_api_key: Secret = field(default=Secret(), compare=False)
+    # a copy of `production_models/` that machines share, such as gs://bucket/prefix
+    remote: str = ""
+    # another server than Google's for `gs://`, such as an emulator's
+    storage_address: str = ""
     # the MBTA's public archive, or a copy of it
     lamp_address: str = "https://performancedata.mbta.com/lamp"
+    # what is served: a model here or in gs://, or a folder of one; empty: production_models/
+    serve_model: str = ""
+    serve_port: int = 8080  # Vertex AI sets these three
+    serve_health: str = "/health"
+    serve_predict: str = "/predict"
     # published MBTA files that tests and benchmarks use where they are present
     real_data: Path | None = None
+    # of the repository in Artifact Registry, such as `us`; empty: `vertex_region`
+    registry_location: str = ""
+    registry_repository: str = "mbta"  # the repository in Artifact Registry
+    image_name: str = "mbta-ml"
+    image_tag: str = ""  # of the image; empty: the git commit
+    container_program: str = "docker"  # what builds and pushes: docker, podman, or a path to one
+    vertex_region: str = "us-central1"  # where Vertex AI runs jobs
+    vertex_machine: str = "n2-standard-8"  # a machine of the table in `vertex_job`
+    vertex_accelerator: str = ""  # such as NVIDIA_TESLA_T4; empty: none
+    vertex_accelerator_count: int = 1
+    vertex_replicas: int = 1
+    vertex_disk_gb: int = 100
+    vertex_disk_type: str = "pd-ssd"
+    # as whom a job runs, an address; empty: Vertex AI's own agent
+    vertex_service_account: str = ""
+    vertex_labels: str = ""  # `name=value` with commas
+    vertex_network: str = ""  # `projects/NUMBER/global/networks/NAME`; empty: none
+    vertex_timeout_seconds: int = 86_400  # a job that runs longer is ended
+    vertex_strategy: str = "STANDARD"  # or SPOT, which is cheaper and preempted; FLEX_START
+    vertex_restart: str = (
+        "retry"  # never; retry: as Vertex AI does; workers: on a worker's end, too
+    )
+    vertex_output: str = ""  # BASE_OUTPUT_DIRECTORY, `gs://BUCKET/FOLDER`
+    # `projects/P/secrets/S/versions/V` in Secret Manager, where a job finds W&B's key
+    vertex_wandb_secret: str = ""
+    # what Vertex AI tells a job that it runs
+    cloud_ml_job_id: str = ""
+    aip_model_dir: str = ""
+    aip_checkpoint_dir: str = ""
+    aip_tensorboard_log_dir: str = ""
+    aip_training_data_uri: str = ""
+    gcs_folder: Path = Path("/gcs")  # where Cloud Storage is mounted on Vertex AI
 
     def __post_init__(self):
         if isinstance(self.wandb_api_key, str):
@@ -138,12 +179,22 @@ KNOWN_NAMES = {
     "gcp_metadata_host": "GCE_METADATA_HOST",
     "visible_gpus": "CUDA_VISIBLE_DEVICES",
     "bigquery_address": "BIGQUERY_EMULATOR_HOST",
+    "storage_address": "STORAGE_EMULATOR_HOST",
     "ray_folder": "RAY_TMPDIR",
     "ray_address": "RAY_ADDRESS",
     "wandb_project": "WANDB_PROJECT",
     "wandb_base_url": "WANDB_BASE_URL",
     "wandb_mode": "WANDB_MODE",
     "wandb_api_key": "WANDB_API_KEY",
+    "cloud_ml_job_id": "CLOUD_ML_JOB_ID",
+    "aip_model_dir": "AIP_MODEL_DIR",
+    "aip_checkpoint_dir": "AIP_CHECKPOINT_DIR",
+    "aip_tensorboard_log_dir": "AIP_TENSORBOARD_LOG_DIR",
+    "aip_training_data_uri": "AIP_TRAINING_DATA_URI",
+    "serve_model": "AIP_STORAGE_URI",
+    "serve_port": "AIP_HTTP_PORT",
+    "serve_health": "AIP_HEALTH_ROUTE",
+    "serve_predict": "AIP_PREDICT_ROUTE",
 }
 
 
@@ -166,33 +217,42 @@ def parse_setting(
         return int(text)
     if name == "wandb_mode" and text not in ("online", "offline", "disabled"):
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
-    if name in ("wandb_base_url", "lamp_address", "bigquery_address") and not re.fullmatch(
-        r"https?://[^\s/@]+(/\S*)?", text
-    ):
+    addresses = ("wandb_base_url", "lamp_address", "bigquery_address", "storage_address")
+    if name in addresses and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
         raise ValueError(
             f"{variable(name)} is {text!r}; expected an address such as"
             f" {getattr(Settings, name) or 'http://localhost:9050'}"
         )
+    if name == "remote" and not re.fullmatch(r"gs://[a-z0-9][\w.-]+(/[^\s/]+)*/?", text):
+        raise ValueError(
+            f"{variable(name)} is {text!r}; expected a bucket and a prefix in it, such as"
+            " gs://bucket/mbta"
+        )
+    if name in ("serve_health", "serve_predict") and not re.fullmatch(r"/[!-~]*", text):
+        raise ValueError(f"{variable(name)} is {text!r}; expected a path such as /predict")
     if name.startswith(("table_", "bigquery_")) and not re.fullmatch(r"[A-Za-z_]\w*", text):
         raise ValueError(
             f"{variable(name)} is {text!r}; expected a name of letters, digits and underscores"
         )
-    return (
-        kind(text)
-        if kind in (str, Secret)
-        else text
-        if name == "visible_gpus"
-        else Path(text).expanduser()
-    )
+    if kind in (str, Secret):
+        return kind(text)
+    return text if name == "visible_gpus" else Path(text).expanduser()
 
-# %% ../nbs/00_config.ipynb #463e4522
+# %% ../nbs/00_config.ipynb #9936a055
 def read_dotenv(
     path: Path,  # a file of `NAME=value` lines, which may be absent
 ) -> dict:  # variables and their values, as they are written
     "The variables in a `.env` file"
     if not path.is_file():
         return {}
-    lines = [line for line in parse_stream(io.StringIO(read_text(path))) if line.error or line.key]
+    text = read_text(path)
+    before, zero, _ = text.partition("\0")
+    if zero:
+        raise ValueError(
+            f"{path}, line {before.count(chr(10)) + 1}: a zero byte, which no value can hold; "
+            "write the line again"
+        )
+    lines = [line for line in parse_stream(io.StringIO(text)) if line.error or line.key]
     for line in lines:
         if line.error or line.value is None:
             raise ValueError(
@@ -201,14 +261,14 @@ def read_dotenv(
             )
     return {line.key: line.value for line in lines}
 
-
+# %% ../nbs/00_config.ipynb #463e4522
 def expanded(
     name: str,  # a variable of the file
     values: dict,  # as from `read_dotenv`
     environ: dict,  # what the environment says, which wins
     within: tuple[str, ...] = (),  # the variables whose values are being made
 ) -> str:
-    "The value of a variable, with those that it names put in; a name that means nothing is an error"
+    "The value of a variable, with those that it names put in; an unknown name is an error"
     if name in environ:
         return environ[name]
     if name in within:
@@ -248,7 +308,7 @@ def find_dotenv(
     return next((folder / ".env" for folder in looked if os.path.isfile(folder / ".env")), None)
 
 # %% ../nbs/00_config.ipynb #efa502ea
-def settings(
+def read_settings(
     environ: dict | None = None,  # variables and their values; None: the process's environment
     # a file of `NAME=value` lines, which may be absent; None: look for it
     dotenv: Path | None = None,
@@ -290,10 +350,10 @@ def set_variables(
 # %% ../nbs/00_config.ipynb #b480ccdb
 def real_files(
     kind: str,  # a folder of the real data: `lamp`, `bus`, `gtfs_rt`
-    one: Settings | None = None,  # None: read from the environment
+    settings: Settings | None = None,  # None: read from the environment
 ) -> Path | None:  # the folder, or None where it is absent
     "The folder of published MBTA files of one kind; says so where there is none"
-    root = (one or settings()).real_data
+    root = (settings or read_settings()).real_data
     if root and (root / kind).is_dir():
         return (root / kind).resolve()
     print(

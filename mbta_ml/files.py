@@ -59,7 +59,7 @@ def locked(
     "Hold a lock that no other process holds"
     path.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    told = -30.0
+    last_line = -30.0
     with open(path, "a") as file:
         while True:
             try:
@@ -72,9 +72,9 @@ def locked(
                         f"{what} is being worked on by another process; wait for it to end, or"
                         " stop it"
                     ) from None
-                if say and waited - told >= 30:
+                if say and waited - last_line >= 30:
                     say(f"{what} is being worked on by another process; waiting for it")
-                    told = waited
+                    last_line = waited
                 time.sleep(0.02)
         yield
 
@@ -88,7 +88,7 @@ def is_passing(
     "Whether a file or folder is none of ours to keep: a lock, a spare, something half-written"
     return Path(path).name.startswith(".")
 
-
+# %% ../nbs/00a_files.ipynb #432d2ac2
 def _own(folder: Path):  # an open file, locked; None: another process sweeps it away
     "Take the lock of a scratch folder that was just made"
     file = None
@@ -145,7 +145,7 @@ def remove(
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-
+# %% ../nbs/00a_files.ipynb #313b46f7
 def _is_left_over(folder: Path, lock) -> bool:
     "Whether the writer of a scratch folder is gone"
     try:
@@ -191,7 +191,7 @@ def sweep_below(
 
 _swept = functools.cache(sweep)  # once in a process is enough
 
-# %% ../nbs/00a_files.ipynb #94414a63
+
 def _finish_swap(folder: Path) -> None:
     "Make the second move of `whole_folder` where a kill came between the two"
     for old in folder.glob("old/*"):
@@ -199,12 +199,12 @@ def _finish_swap(folder: Path) -> None:
         if not place.exists():
             os.replace(next(folder.glob("new/*"), old), place)
 
-
+# %% ../nbs/00a_files.ipynb #762ed485
 @contextlib.contextmanager
 def whole_folder(
     place: Path,  # where the folder shall be
 ):  # yields the folder to write to
-    "Write a folder beside its place, which it takes when it is complete; one that stands there goes"
+    "Write a folder beside its place, which it takes when it is complete"
     place = Path(place).resolve()
     with scratch(place) as folder:
         new, old = folder / "new" / place.name, folder / "old" / place.name
@@ -246,7 +246,7 @@ def _target(path: Path) -> Path:
         raise ValueError(f"{path} is a folder; expected the name of a file")
     return real
 
-
+# %% ../nbs/00a_files.ipynb #6e60947d
 @contextlib.contextmanager
 def _poured(path: Path):
     "Write elsewhere, then pour it into a device or a pipe"

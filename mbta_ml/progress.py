@@ -58,23 +58,23 @@ def share_of(
 
 
 def words_of(
-    tasks: list[Task],
+    tasks: list[Task],  # the outermost first
 ) -> str:
     "What is under way"
     return ", ".join(str(task) for task in tasks if task.what) or "working"
 
 
 def line_of(
-    tasks: list[Task],
+    tasks: list[Task],  # the outermost first
     now: float,  # of `time.monotonic`
 ) -> str:
     "What is under way, since when, and for how long still"
     share, began = share_of(tasks)
     spent = now - began
-    left = (
-        f", about {tqdm.format_interval(spent / share - spent)} left" if share > LEAST_SHARE else ""
-    )
-    return f"{words_of(tasks)}; {tqdm.format_interval(spent)} so far{left}"
+    line = f"{words_of(tasks)}; {tqdm.format_interval(spent)} so far"
+    if share > LEAST_SHARE:
+        line += f", about {tqdm.format_interval(spent / share - spent)} left"
+    return line
 
 # %% ../nbs/00e_progress.ipynb #19a7662f
 class Lines:
@@ -199,7 +199,7 @@ LOOK_SECONDS = 0.25  # between two looks
 
 
 class Board:
-    "What is under way, and who is told"
+    "What is under way, and where it is shown"
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class Board:
             self.look()
 
     def clear(self) -> None:
-        "Make room for what is said, which is as good as progress"
+        "Make room for another line, which is as good as progress"
         now = time.monotonic()
         for screen in self.each():
             self.due[screen] = max(self.due.get(screen, 0), now + screen.every_seconds)

@@ -3,7 +3,7 @@
 
 `python tools/emulator.py` makes an environment of its own in a temporary folder (about 600 MB), installs bqemulator into it,
 starts it on a free port of this machine, loads the four tables of a small sample, and asks for every frame, and for all of
-them in the one query that a reading of BigQuery sends: each column has to equal DuckDB's, row for row. Then it asks every literal case of mbta_ml.etl.sql_meaning, whose answers are BigQuery's
+them in the one query that a reading of BigQuery sends: each column has to equal DuckDB's, row for row. Then it asks every literal case of mbta_ml.sources.bigquery.meaning, whose answers are BigQuery's
 manual's. One line each; exit code 0 or 1. Where the environment can't be installed it says "skipped: …" and ends with 0.
 
 The emulator is not BigQuery: it translates to DuckDB, as we do, with a translation of its own. It tells whether the text is
@@ -95,10 +95,10 @@ def install(folder: Path) -> str:
 
 def prepare(folder: Path) -> dict:
     "Write the tables and questions; frame → what DuckDB answers"
-    from mbta_ml.etl.bigquery import everything, parameters_of
-    from mbta_ml.etl.sample import make_sample
-    from mbta_ml.etl.sql_meaning import CASES, INSTEAD, TRAPS
-    from mbta_ml.etl.stop_event_sql import COLUMNS, FRAMES, connect, query, to_duckdb
+    from mbta_ml.sources.bigquery.read import everything, parameters_of
+    from mbta_ml.simulator.sample import make_sample
+    from mbta_ml.sources.bigquery.meaning import CASES, INSTEAD, TRAPS
+    from mbta_ml.sources.stop_event_sql import COLUMNS, FRAMES, connect, query, to_duckdb
 
     def at_once(table: str) -> str:
         "What a reading of BigQuery asks, its parameters written out"
@@ -132,7 +132,7 @@ def difference(wanted, got) -> str:
         return f"DuckDB has {len(wanted):,} rows, the emulator {len(got):,}"
     for name in wanted.column_names:
         ours, theirs = wanted[name].to_pylist(), got[name].cast(wanted[name].type).to_pylist()
-        rows = [row for row, (one, other) in enumerate(zip(ours, theirs)) if one != other]
+        rows = [row for row, (settings, other) in enumerate(zip(ours, theirs)) if settings != other]
         if rows:
             return f"{name} differs in {len(rows):,} of {len(ours):,} rows; in row {rows[0]} DuckDB has {ours[rows[0]]!r}, the emulator {theirs[rows[0]]!r}"
     return ""
@@ -141,7 +141,7 @@ def difference(wanted, got) -> str:
 def compare(folder: Path, wanted: dict) -> bool:
     "Say of every frame and of the literal cases whether they agree; whether all do"
     import pyarrow.parquet as pq
-    from mbta_ml.etl.sql_meaning import CASES, INSTEAD, TRAPS, as_text
+    from mbta_ml.sources.bigquery.meaning import CASES, INSTEAD, TRAPS, as_text
 
     agreed = True
     for name, ours in wanted.items():

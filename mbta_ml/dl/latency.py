@@ -17,28 +17,28 @@ import numpy as np
 import pandas as pd
 
 from .onnx_export import Graph
-from ..models import session_of
+from ..models.predictors import session_of
 from ..progress import steps
 
 # %% ../../nbs/dl/04_latency.ipynb #6408e47a
 @contextlib.contextmanager
 def resting_collector():
     "No garbage collection inside"
-    was = gc.isenabled()
+    was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable() if was else None
+        gc.enable() if was_on else None
 
-
+# %% ../../nbs/dl/04_latency.ipynb #98bc2567
 def measure(
     candidates: dict[str, Callable[[], object]],  # name → what is called
     calls: int = 200,  # in a round
     rounds: int = 30,
     warm: int = 20,  # calls at the beginning of a round that don't count
-) -> pd.DataFrame:  # by name: `p50_us`, `p99_us`, `p50_low_us`, `p50_high_us` in microseconds, `times` the first candidate
+) -> pd.DataFrame:  # by name: `p50_us`, `p99_us`, `p50_low_us`, `p50_high_us`, `times` the first
     "What a call takes"
     took, order = {name: np.empty((rounds, calls)) for name in candidates}, list(candidates)
     with resting_collector():
@@ -65,9 +65,9 @@ def measure(
 # %% ../../nbs/dl/04_latency.ipynb #641f6c6f
 @dataclass(frozen=True)
 class Candidate:
-    "A model that answers"
+    "A model to be timed"
 
-    one: Callable[[], object]  # the next row
+    one_row: Callable[[], object]  # the next row
     many: Callable[[], np.ndarray]  # a batch
     rows: int  # of the batch
     bytes: int  # of the model
@@ -78,31 +78,28 @@ def graph_candidate(
     feeds: dict[str, np.ndarray],  # what it takes, many rows; what it doesn't take is left out
     batch: int = 1024,  # rows, at most
 ) -> Candidate:
-    "A graph on one thread; `one` gives the array that each answer is written to"
+    "A graph on one thread; `one_row` gives the array that each answer is written to"
     import onnxruntime as ort
 
     session = session_of(graph, "the graph", threads=1)
     feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
     end, binding = session.get_outputs()[0], session.io_binding()
-    row, answer = (
-        {name: part[:1].copy() for name, part in feeds.items()},
-        np.empty((1, end.shape[1]), np.float32),
-    )
+    row = {name: part[:1].copy() for name, part in feeds.items()}
+    answer = np.empty((1, end.shape[1]), np.float32)
     for name, part in row.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(part, "cpu"))
     binding.bind_ortvalue_output(end.name, ort.OrtValue.ortvalue_from_numpy(answer, "cpu"))
     turns, places = itertools.cycle(list(zip(*feeds.values()))), list(row.values())
 
-    def one() -> np.ndarray:
+    def one_row() -> np.ndarray:
         for place, values in zip(places, next(turns)):
             place[0] = values
         session.run_with_iobinding(binding)
         return answer
 
     some = {name: part[:batch] for name, part in feeds.items()}
-    return Candidate(
-        one, lambda: session.run(None, some)[0], len(next(iter(some.values()))), len(graph)
-    )
+    rows = len(next(iter(some.values())))
+    return Candidate(one_row, lambda: session.run(None, some)[0], rows, len(graph))
 
 # %% ../../nbs/dl/04_latency.ipynb #45a53c1e
 def identity_candidate(
@@ -111,7 +108,7 @@ def identity_candidate(
     "A graph that gives its row back: what a call of ONNX Runtime takes at least"
     graph = Graph()
     graph("Identity", "x")
-    return graph_candidate(graph.written({"x": (np.float32, x.shape[1])}, x.shape[1]), {"x": x})
+    return graph_candidate(graph.to_bytes({"x": (np.float32, x.shape[1])}, x.shape[1]), {"x": x})
 
 
 def trees_candidate(
@@ -137,7 +134,7 @@ def latency(
     rounds: int = 30,
 ) -> pd.DataFrame:  # as from `measure`, with `bytes` and `rows_per_second`
     "One row, and rows a second, of each"
-    found = measure({name: each.one for name, each in candidates.items()}, calls, rounds)
+    found = measure({name: each.one_row for name, each in candidates.items()}, calls, rounds)
     batches = measure({name: each.many for name, each in candidates.items()}, 1, rounds, 1)[
         "p50_low_us"
     ]

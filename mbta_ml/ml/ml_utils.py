@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..etl.records import BOSTON
-from ..etl.xgboost_etl import MODES, mode
+from ..clock import BOSTON
+from ..features.ahead import MODES, mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,19 +35,13 @@ def guesses(
     }
     return held | {who: np.asarray(seconds, np.float64) for who, seconds in models.items()}
 
-# %% ../../nbs/ml/00_ml_utils.ipynb #d90ecf79
+# %% ../../nbs/ml/00_ml_utils.ipynb #30b71a29
 # horizon from, to; error from, to; seconds
 MBTA_BINS = {
     "0-3": (0, 180, -60, 60),
     "3-6": (180, 360, -90, 120),
     "6-12": (360, 720, -150, 210),
     "12-30": (720, 1800, -240, 360),
-}
-TRANSIT_BINS = {
-    "0-3": (0, 180, -30, 90),
-    "3-6": (180, 360, -60, 150),
-    "6-10": (360, 600, -60, 210),
-    "10-15": (600, 900, -90, 270),
 }
 
 
@@ -65,6 +59,14 @@ def mbta_bins(
             else None
         )
     return inside
+
+# %% ../../nbs/ml/00_ml_utils.ipynb #d90ecf79
+TRANSIT_BINS = {
+    "0-3": (0, 180, -30, 90),
+    "3-6": (180, 360, -60, 150),
+    "6-10": (360, 600, -60, 210),
+    "10-15": (600, 900, -90, 270),
+}
 
 
 def transit_score(
@@ -101,7 +103,7 @@ def errors(
         "transit_score": transit_score(actual, error),
     }
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #70081946
 def judged(
     frame: pd.DataFrame,  # examples
 ) -> np.ndarray:  # of bool
@@ -119,7 +121,7 @@ def compare(
         who: errors(frame[rows], seconds[rows]) for who, seconds in guesses(frame, **models).items()
     }
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #f17ca9ad
 def as_table(
     compared: dict[str, dict],
 ) -> pd.DataFrame:  # a row each, the shares in percent
@@ -147,9 +149,7 @@ def difference(
     theirs: np.ndarray,
     seed: int = 0,
     draws: int = 1000,
-) -> dict[
-    str, float
-]:  # of the difference of MAE, ours − theirs: estimate, 2.5th and 97.5th percentile, seconds
+) -> dict[str, float]:  # of the MAEs, ours − theirs: estimate, 2.5th and 97.5th percentile, s
     "Bootstrap of the difference of two MAEs over trips, or over days where there are ten or more"
     worse = (frame["travel_seconds"] - ours).abs() - (frame["travel_seconds"] - theirs).abs()
     by = ["service_date"] if frame["service_date"].nunique() >= 10 else ["service_date", "trip_id"]
@@ -247,7 +247,7 @@ def plot_by_horizon(
     title: str = "How far off, by how far ahead",
     **models: np.ndarray,
 ) -> "Figure":
-    "MAE by horizon, ours against the baselines; the schedule is left out where it would flatten the rest"
+    "MAE by horizon, ours against the baselines; without the schedule, which would flatten the rest"
     import matplotlib.pyplot as plt
 
     rows = judged(frame)
@@ -312,29 +312,29 @@ def colours_of(
     modes = [value if value in names else MODES[mode(value)][0] for value in values]
     return pd.DataFrame({"mode": modes, "colour": [names[name] for name in modes]}, values)
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #d9589a9e
 def add_dots(
     ax: "Axes",
-    shown: pd.DataFrame,  # as from `by_slice`, the topmost row last
+    rows: pd.DataFrame,  # as from `by_slice`, the topmost row last
     whos: list[str],  # its columns to draw
 ) -> None:
     "A row each: strokes for baselines; dots for models, by mode where there is one model alone"
-    height, ours = np.arange(len(shown)), [who for who in whos if who not in GREYS]
+    height, ours = np.arange(len(rows)), [who for who in whos if who not in GREYS]
     for who in (who for who in whos if who in GREYS):
-        ax.plot(shown[who], height, "|", ms=11, mew=2, color=GREYS[who][0], label=who)
-    if len(ours) == 1 and shown.index.name != "added":
-        places = colours_of(shown.index).assign(at=height).groupby(["mode", "colour"])["at"]
-        for (name, colour), rows in places:
-            seconds, label = shown[ours[0]].iloc[rows], f"{ours[0]}, {name}"
-            ax.plot(seconds, rows, "o", ms=6, color=colour, label=label)
+        ax.plot(rows[who], height, "|", ms=11, mew=2, color=GREYS[who][0], label=who)
+    if len(ours) == 1 and rows.index.name != "added":
+        places = colours_of(rows.index).assign(at=height).groupby(["mode", "colour"])["at"]
+        for (name, colour), at in places:
+            seconds, label = rows[ours[0]].iloc[at], f"{ours[0]}, {name}"
+            ax.plot(seconds, at, "o", ms=6, color=colour, label=label)
     else:
         for who in ours:
-            ax.plot(shown[who], height, "o", ms=6, label=who)
-    ax.set_yticks(height, shown.index.astype(str))
-    ax.set_ylim(-0.7, len(shown) - 0.3)
+            ax.plot(rows[who], height, "o", ms=6, label=who)
+    ax.set_yticks(height, rows.index.astype(str))
+    ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside: it hides no row
 
-
+# %% ../../nbs/ml/00_ml_utils.ipynb #1495cc53
 def plot_by_slice(
     sliced: pd.DataFrame,  # as from `by_slice`
     title: str,
@@ -346,9 +346,9 @@ def plot_by_slice(
     whos = [c for c in sliced.columns if c not in ("rows", "schedule")]
     wrong = "mean absolute error, seconds"
     if sliced.index.name in ("route", "mode", "added"):
-        shown = sliced.nlargest(most, "rows").iloc[::-1]
-        fig, ax = plt.subplots(figsize=(7, 1.4 + 0.22 * len(shown)), layout="constrained")
-        add_dots(ax, shown, whos)
+        rows = sliced.nlargest(most, "rows").iloc[::-1]
+        fig, ax = plt.subplots(figsize=(7, 1.4 + 0.22 * len(rows)), layout="constrained")
+        add_dots(ax, rows, whos)
         ax.set(
             title=title,
             xlabel=wrong,
