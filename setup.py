@@ -2,6 +2,7 @@
 import atexit
 import shlex
 import shutil
+import sys
 import tempfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -10,10 +11,13 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
+if not (here / "settings.ini").is_file():  # `gcloud ai custom-jobs local-run` copies setup.py alone
+    sys.exit("error: setup.py needs settings.ini beside it; install from the project's folder, or run its image:"
+             " gcloud ai custom-jobs local-run --executor-image-uri=IMAGE")
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "notebook", "dev")}
-extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"]  # the tests use all of them
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "serve", "pipeline", "notebook", "docs", "dev")}
+extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"] + extras["serve"] + extras["pipeline"]  # the tests use all of them
 
 fresh = tempfile.mkdtemp()  # not `build/`, where setuptools keeps modules that are deleted here, and packs them again
 atexit.register(shutil.rmtree, fresh, ignore_errors=True)

@@ -23,6 +23,11 @@ case ${1:-} in
     '' | -*) set -- mbta_ml.ml.xgboost_trainer "$@" ;;
 esac
 
+# On Vertex AI something has to be done around the command: results, checkpoints, log.
+if [ -n "${CLOUD_ML_JOB_ID:-}" ]; then
+    set -- mbta_ml.on_vertex "$@"
+fi
+
 # Process 1 of a container hears only the signals that it asked for. Until the module listens (its imports take seconds), SIGTERM
 # ends it at once: nothing is written yet.
 exec python -c '
