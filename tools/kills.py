@@ -180,7 +180,7 @@ class Kills:
         if self.server:
             remote_of(self.settings(self.home)).bucket.client.create_bucket("kills")
 
-    def read_settings(self, home: Path) -> Settings:
+    def settings(self, home: Path) -> Settings:
         "Those of a machine that shares its models"
         shared = ("gs://kills/mbta", self.server.url) if self.server else ("", "")
         return Settings(home=home, remote=shared[0], storage_address=shared[1])
