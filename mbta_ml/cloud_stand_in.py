@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROUTES', 'REPOSITORY', 'METADATA', 'APIS', 'Cloud', 'Refused', 'route', 'answer', 'granted_permissions',
            'same_project', 'policy', 'project', 'services', 'repository_of', 'repository', 'create_repository',
-           'operation', 'bucket', 'secret', 'create_job', 'list_jobs', 'job', 'entries', 'versions', 'tag', 'sha256',
-           'named_blobs', 'registry_answer', 'upload', 'Handler', 'Serving']
+           'operation', 'bucket', 'secret', 'create_job', 'list_jobs', 'job', 'entries', 'create_schedule', 'versions',
+           'tag', 'sha256', 'named_blobs', 'registry_answer', 'upload', 'Handler', 'Serving']
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #65116aef
 import base64
@@ -35,9 +35,11 @@ class Cloud:
         self.permissions = {  # of whoever asks
             *("artifactregistry.repositories.uploadArtifacts", "aiplatform.customJobs.create"),
             *("artifactregistry.repositories.create", "iam.serviceAccounts.actAs"),
+            "aiplatform.schedules.create",
         }
         self.blobs, self.manifests = {}, {}  # digest → bytes; (image, tag or digest) → bytes
         self.jobs, self.states, self.logs = [], ["JOB_STATE_SUCCEEDED"], []
+        self.schedules = []
         self.requests = []  # method and path, in order
         self.secrets = {}  # version → value
 
@@ -194,6 +196,15 @@ def entries(cloud, found, query, body):
             for n, line in enumerate(logs)
         ]
     }
+
+# %% ../nbs/06d_cloud_stand_in.ipynb #98b773f1
+@route("POST", r"/v1/projects/[\w-]+/locations/([\w-]+)/schedules")
+def create_schedule(cloud, found, query, body):
+    if "aiplatform.schedules.create" not in cloud.permissions:
+        raise Refused(403, "PERMISSION_DENIED", "Permission 'aiplatform.schedules.create' denied")
+    name = f"projects/{cloud.number}/locations/{found[1]}/schedules/{len(cloud.schedules) + 1}"
+    cloud.schedules.append({"name": name, **body})
+    return cloud.schedules[-1]
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #61302573
 REPOSITORY = r"/v1/projects/([\w-]+)/locations/([\w-]+)/repositories/([\w-]+)"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLICE_ROWS', 'SLICE_WORSE', 'SLICED', 'PROMISED', 'BAND_LOSS', 'UNCOVERED', 'CELL_ROWS', 'behind_baselines',
-           'easier_school', 'by_production', 'unseen', 'not_better', 'by_slices', 'worse_somewhere', 'band_lacks',
+           'synthetic_over_real', 'by_production', 'unseen', 'not_better', 'by_slices', 'worse_somewhere', 'band_lacks',
            'worse_band', 'cells', 'uncovered', 'judged_on_less', 'Standing', 'kept_judged', 'judged_file', 'standing',
            'Verdict', 'another_run', 'compared', 'judge', 'gate']
 
@@ -44,7 +44,7 @@ def behind_baselines(
     return ""
 
 # %% ../nbs/02b_gate.ipynb #796034c4
-def easier_school(
+def synthetic_over_real(
     meta: dict,  # a sidecar
     production: Path,  # the file it would replace
 ) -> str:  # empty: it has seen real records, or so little has the other
@@ -277,7 +277,7 @@ def _rows_or_none(path: Path) -> pd.DataFrame | None:
     needed = ("route_id", "mode", "low_seconds", "high_seconds")
     return rows if set(needed) <= set(rows) else None  # of an older version
 
-
+# %% ../nbs/02b_gate.ipynb #c3c3441f
 def judged_file(
     model: Path,  # models/<job>/<run>/<file>
     run: str | None,  # its name
@@ -311,7 +311,7 @@ class Verdict:
     def __str__(self) -> str:
         return "; ".join(self.against)
 
-
+# %% ../nbs/02b_gate.ipynb #f9bbfbb2
 def another_run(
     ours: pd.DataFrame | None,  # as from `rows_of`
     meta: dict,  # the sidecar that they should belong to
@@ -331,7 +331,7 @@ def another_run(
         f" sidecar says {told:.2f} s; train it again"
     )
 
-
+# %% ../nbs/02b_gate.ipynb #b40f0af1
 def compared(
     meta: dict,  # the sidecar of the model that asks
     ours: pd.DataFrame | None,  # what it was judged on
@@ -350,20 +350,24 @@ def compared(
         worse_somewhere(slices),
         worse_band(held) if held else "",
     )
+    worst = slices.iloc[0] if len(slices) else None
     figures = {
         "production_run": there.meta.get("run"),
-        **{name: found[name] for name in ("rows", "groups", "over") if name in found},
-        **({"mae_seconds": found["B"], "production_mae_seconds": found["A"]} if held else {}),
-        **{n: found[n] for n in ("seconds", "low_seconds", "high_seconds") if n in found},
+        **{name: found.get(name) for name in ("rows", "groups", "over")},
+        "mae_seconds": found.get("B"),
+        "production_mae_seconds": found.get("A"),
+        **{name: found.get(name) for name in ("seconds", "low_seconds", "high_seconds")},
         "by": rows["how"].value_counts().to_dict(),
-        **({"band_holds": held["B"], "production_band_holds": held["A"]} if held else {}),
-        **({"worst_slice": " ".join(slices.iloc[0][["slice", "value"]])} if len(slices) else {}),
-        **({"worst_slice_percent": float(slices.iloc[0]["worse"])} if len(slices) else {}),
-        **({} if lacking is None else {"not_judged_on": float(lacking.sum())}),
+        "band_holds": held.get("B"),
+        "production_band_holds": held.get("A"),
+        "worst_slice": None if worst is None else f"{worst['slice']} {worst['value']}",
+        "worst_slice_percent": None if worst is None else float(worst["worse"]),
+        "not_judged_on": None if lacking is None else float(lacking.sum()),
     }
-    return Verdict(tuple(filter(None, against)), False, figures)
+    known = {name: value for name, value in figures.items() if value is not None}
+    return Verdict(tuple(filter(None, against)), False, known)
 
-
+# %% ../nbs/02b_gate.ipynb #5b5886d1
 def judge(
     meta: dict,  # the sidecar of the model that asks
     ours: pd.DataFrame | None,  # what it was judged on
@@ -385,7 +389,7 @@ def gate(
 ) -> Verdict:
     "Say what speaks against putting a model into production"
     meta = read_sidecar(companions(model)[0])
-    if why := easier_school(meta, production):
+    if why := synthetic_over_real(meta, production):
         return Verdict((why,), final=True)
     ours, there = _rows_or_none(judged_file(model, meta.get("run"))), standing(production)
     verdict = judge(meta, ours, there)

@@ -20,7 +20,7 @@ from .config import Settings, read_settings
 from .features.days import Extract, InMemory, is_whole, long_pieces
 from .clock import INSTANT
 from .cli import add_source_arguments, command, parsed, seconds_argument
-from .sources.read import read_sources
+from .sources.read import read_options
 from .features.ahead import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
 from .models.predictors import Lookup, load
@@ -159,15 +159,7 @@ def records_to_replay(
     if kind == "stop_events" and len(options.source) == 1 and not changed:
         if is_whole(folder := Path(where).expanduser()):
             return Extract(folder, options.to)
-    records = read_sources(
-        options.source,
-        settings,
-        options.to,
-        options.timetable,
-        options.start,
-        options.quarantine,
-    )
-    return InMemory(records)
+    return InMemory(read_options(options, settings))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -196,7 +196,7 @@ def fitting(
         )
     return {name: value for name, value in content.items() if name not in wrong}
 
-
+# %% ../nbs/02_runs.ipynb #97d0bd5e
 def config_of(run: Run) -> dict:
     "What a run was asked"
     path = run.experiment / "config.json"
@@ -205,13 +205,10 @@ def config_of(run: Run) -> dict:
 
 def _figures(nested: dict) -> dict:
     "The numbers of a nested dict, and the dicts around them"
-    kept = {
-        name: value
+    return {
+        name: _figures(value) if isinstance(value, dict) else value
         for name, value in nested.items()
         if isinstance(value, (int, float, dict, type(None)))
-    }
-    return {
-        name: _figures(value) if isinstance(value, dict) else value for name, value in kept.items()
     }
 
 
@@ -231,6 +228,24 @@ def metrics_of(run: Run) -> dict:
     }
 
 # %% ../nbs/02_runs.ipynb #a80e9f0d
+def _runs_at(
+    settings: Settings,
+    text: str,
+) -> list[Run]:  # one, or none
+    "The run whose folder that is, here or below another home"
+    for place in (Path(text).expanduser(), settings.home / text):
+        folder = (place.parent if place.is_file() else place).resolve()
+        if text and folder.is_dir() and len(folder.parents) > 2:
+            for home in (settings.home, folder.parents[2]):  # both folders lie three below home
+                if meant := [
+                    r
+                    for r in runs(replace(settings, home=home))
+                    if folder in (r.experiment.resolve(), r.model.resolve())
+                ]:
+                    return meant
+    return []
+
+# %% ../nbs/02_runs.ipynb #6500646e
 def find_run(
     settings: Settings,
     text: str,  # a run's name, its experiment or model folder, a file in one of these, or `latest`
@@ -260,24 +275,6 @@ def find_run(
             else "there is none yet: python -m mbta_ml.ml.xgboost_trainer makes one"
         )
     )
-
-
-def _runs_at(
-    settings: Settings,
-    text: str,
-) -> list[Run]:  # one, or none
-    "The run whose folder that is, here or below another home"
-    for place in (Path(text).expanduser(), settings.home / text):
-        folder = (place.parent if place.is_file() else place).resolve()
-        if text and folder.is_dir() and len(folder.parents) > 2:
-            for home in (settings.home, folder.parents[2]):  # both folders lie three below home
-                if meant := [
-                    r
-                    for r in runs(replace(settings, home=home))
-                    if folder in (r.experiment.resolve(), r.model.resolve())
-                ]:
-                    return meant
-    return []
 
 # %% ../nbs/02_runs.ipynb #7e7ea556
 def clear_run(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SPEC', 'WORDS', 'REGIONS', 'PLAIN_MACHINES', 'MOST_PROCESSORS', 'BUILT_IN', 'MACHINES', 'GO_ALONG', 'RESTARTS',
            'SHAPES', 'DISKS', 'camel', 'wrong_value', 'wrong_fields', 'wrong_machine', 'environment', 'output_folder',
-           'job_spec', 'as_yaml', 'read_spec', 'labels', 'wrong_pool', 'wrong_texts', 'wrong_spec', 'wrong_settings']
+           'job_spec', 'as_yaml', 'read_spec', 'labels', 'wrong_pool', 'wrong_texts', 'wrong_region', 'wrong_spec',
+           'wrong_settings']
 
 # %% ../nbs/06a_vertex_job.ipynb #f65c6d42
 import difflib
@@ -419,6 +420,16 @@ def wrong_texts(
         if found.get(name) and not re.fullmatch(shape, found[name])
     ]
 
+# %% ../nbs/06a_vertex_job.ipynb #322e9835
+def wrong_region(
+    region: str,
+) -> list[str]:  # empty: Vertex AI trains there
+    "What is wrong with a region"
+    if region in REGIONS:
+        return []
+    near = difflib.get_close_matches(region, REGIONS, 2) or ["us-central1"]
+    return [f"{region!r} is no region that trains; did you mean {' or '.join(near)}?"]
+
 # %% ../nbs/06a_vertex_job.ipynb #7bde577d
 def wrong_spec(
     spec,  # as from `job_spec` or a file
@@ -436,10 +447,7 @@ def wrong_spec(
             "workerPoolSpecs[0].replicaCount is more than 1; the others go into a second pool"
         )
     found += wrong_texts(spec)
-    region = settings.vertex_region
-    if region not in REGIONS:
-        near = difflib.get_close_matches(region, REGIONS, 2) or ["us-central1"]
-        found.append(f"{region!r} is no region that trains; did you mean {' or '.join(near)}?")
+    found += wrong_region(settings.vertex_region)
     key = settings.wandb_api_key.reveal()
     if key and key in json.dumps(spec):
         found.append(

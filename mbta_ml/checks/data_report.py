@@ -22,7 +22,7 @@ from ..config import Settings, read_settings
 from ..clock import BOSTON
 from ..sources.records import Records
 from ..cli import add_source_arguments, command, parsed
-from ..sources.read import read_sources
+from ..sources.read import read_options
 from ..features.ahead import MODES, mode
 from ..files import atomic_path
 from ..progress import progress
@@ -375,14 +375,7 @@ def main(
     )
     options = parsed(parser, arguments)
     settings = settings or read_settings()
-    sources = read_sources(
-        options.source,
-        settings,
-        options.to,
-        options.timetable,
-        options.start,
-        options.quarantine,
-    )
+    sources = read_options(options, settings)
     out = options.out or settings.data / "report.html"
     page = write_report(sources, out, pd.Timestamp.now("UTC"))
     for records in sources:

@@ -41,7 +41,8 @@ from ..ml.rows import arrays, chosen_features
 from ..ml.run_job import CHECKPOINTS, Trained, Work, job_main
 from ..ml.trials import Range, Trial, best_of
 from ..progress import progress, steps
-from ..models.predictors import Onnx, Residuals, matrix, seconds_of, session_of
+from ..models.answers import Residuals, matrix, seconds_of
+from ..models.predictors import Onnx, session_of
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #55249aa6
 def student_rows(

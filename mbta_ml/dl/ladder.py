@@ -43,7 +43,8 @@ from ..ml import xgboost_trainer
 from ..ml.job import JobConfig, Lesson
 from ..ml.ml_utils import MBTA_BINS, compare, judged
 from ..ml.rows import chosen_features
-from ..models.predictors import MARGIN_SECONDS, Lookup, Onnx, XGBoost, matrix, session_of
+from ..models.answers import MARGIN_SECONDS, matrix
+from ..models.predictors import Lookup, Onnx, XGBoost, session_of
 
 # %% ../../nbs/dl/08_ladder.ipynb #f3f6e251
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..features.ahead import HORIZON_SECONDS
-from ..models.predictors import Residuals, codes, matrix, named, seconds_of
+from ..models.answers import Residuals, matrix, seconds_of
+from ..models.predictors import codes, named
 from ..models.sidecar import CATEGORIES
 
 # %% ../../nbs/dl/00_network.ipynb #0b4e4150

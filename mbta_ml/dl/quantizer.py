@@ -36,13 +36,13 @@ from ..authenticate import compute
 from ..config import Settings, read_settings
 from .latency import graph_candidate, latency
 from ..cli import add_source_arguments, command, parsed
-from ..sources.read import read_sources
 from ..files import atomic_path, write_json
-from ..ml.job import JobConfig, Lesson, as_dictionary, lesson_of, whole_number
+from ..ml.job import JobConfig, Lesson, add_run_arguments, as_dictionary, lesson_of
 from ..ml.ml_utils import band, judged, report
 from ..ml.card import card
-from ..ml.run_job import Log, writable
-from ..models.predictors import Onnx, codes, load, matrix, session_of
+from ..ml.run_job import Log, sources_of, writable
+from ..models.answers import matrix
+from ..models.predictors import Onnx, codes, load, session_of
 from ..progress import progress, steps
 from ..runs import Run, clear_run, new_run, provenance, working_on
 from ..models.files import save_model
@@ -378,18 +378,7 @@ def rows_for(
     settings: Settings,
 ) -> Lesson:
     "The parts that the model was made from, or those of other records"
-    start, to = asked.span
-    lesson = lesson_of(
-        read_sources(
-            list(asked.source),
-            settings,
-            to,
-            asked.timetable and Path(asked.timetable),
-            start,
-            asked.quarantine and Path(asked.quarantine),
-        ),
-        asked,
-    )
+    lesson = lesson_of(sources_of(asked, settings), asked)
     own = (asked.source, asked.start, asked.to) == (
         tuple(meta["sources"]),
         meta["from"],
@@ -524,21 +513,7 @@ def main(
             " --source, --from and --to"
         ),
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=(
-            "write experiments/, models/ and production_models/ there (default: MBTA_ML_HOME, else"
-            " here)"
-        ),
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(2**63 - 1),
-        metavar="N",
-        help="for the rows that fix the scales (default: the model's)",
-    )
+    add_run_arguments(parser, "for the rows that fix the scales (default: the model's)")
     a = parsed(parser, arguments)
     if a.model.suffix != ".onnx":
         raise ValueError(

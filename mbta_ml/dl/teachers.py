@@ -20,7 +20,7 @@ from .onnx_export import to_onnx
 from ..ml import xgboost_trainer
 from ..ml.job import JobConfig, Lesson
 from ..ml.rows import chosen_features
-from ..models.predictors import matrix
+from ..models.answers import matrix
 from ..progress import progress
 
 # %% ../../nbs/dl/05b_teachers.ipynb #dab5e4a2

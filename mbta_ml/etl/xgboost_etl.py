@@ -26,7 +26,7 @@ from ..features.days import make_days, write_dates
 from ..features.examples import THREADS, examples
 from ..formats import ENDINGS, table_writer, talking_beside
 from ..progress import progress
-from ..sources.read import read_sources
+from ..sources.read import read_options
 from ..sources.records import Records
 
 # %% ../../nbs/etl/01_xgboost_etl.ipynb #518cfa8f
@@ -58,14 +58,7 @@ def by_days(
         make_days(Path(where), options.out, settings, **how)
         return [options.out]
     with tempfile.TemporaryDirectory() as folder:
-        records = read_sources(
-            options.source,
-            settings,
-            options.to,
-            options.timetable,
-            options.start,
-            options.quarantine,
-        )
+        records = read_options(options, settings)
         stop_events = pa.concat_tables([source.stop_events for source in records])
         timetable = pa.concat_tables([source.timetable for source in records])
         write_dates(Records("all", stop_events, timetable), Path(folder))
@@ -119,9 +112,7 @@ def main(
                 " of them out"
             )
         return by_days(options, settings)
-    records = read_sources(
-        options.source, settings, options.to, options.timetable, start, options.quarantine
-    )
+    records = read_options(options, settings)
     rows = examples(records, every_seconds=options.every, start=start)
     outputs = {options.out or settings.data / "examples.parquet": rows}
     if options.csv:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['JSON_NAMES', 'CLUSTER_THREADS', 'OF_THE_RUN', 'TICK_SECONDS', 'JobConfig', 'as_dictionary', 'job_config_of',
-           'checked', 'params_from', 'Parameters', 'whole_number', 'add_parameter_arguments', 'training_arguments',
-           'Job', 'new_config', 'refuse_given', 'resumed', 'parts_of', 'last_known', 'Lesson', 'lesson_of']
+           'checked', 'params_from', 'Parameters', 'whole_number', 'add_parameter_arguments', 'add_run_arguments',
+           'training_arguments', 'Job', 'new_config', 'refuse_given', 'resumed', 'parts_of', 'last_known', 'Lesson',
+           'lesson_of']
 
 # %% ../../nbs/ml/03_job.ipynb #75d7f540
 import argparse
@@ -200,13 +201,12 @@ def add_parameter_arguments(
         help="JSON with parameters that replace the defaults; skips the search",
     )
 
-# %% ../../nbs/ml/03_job.ipynb #e0767496
-def training_arguments(
+# %% ../../nbs/ml/03_job.ipynb #ce7de004
+def add_run_arguments(
     parser: argparse.ArgumentParser,
-) -> argparse.ArgumentParser:  # the same
-    "Add what every training job takes"
-    add_source_arguments(parser)
-    add_parameter_arguments(parser)
+    seed_help: str,  # what the seed is for
+) -> None:
+    "Add where a run is written, and its seed"
     parser.add_argument(
         "--out",
         type=Path,
@@ -216,11 +216,17 @@ def training_arguments(
             " here)"
         ),
     )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(2**63 - 1),
-        metavar="N",
-        help="for all that draws at random (default: MBTA_ML_SEED, else the project's)",
+    parser.add_argument("--seed", type=whole_number(2**63 - 1), metavar="N", help=seed_help)
+
+# %% ../../nbs/ml/03_job.ipynb #e0767496
+def training_arguments(
+    parser: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:  # the same
+    "Add what every training job takes"
+    add_source_arguments(parser)
+    add_parameter_arguments(parser)
+    add_run_arguments(
+        parser, "for all that draws at random (default: MBTA_ML_SEED, else the project's)"
     )
     parser.add_argument(
         "--resume",

@@ -30,7 +30,7 @@ from mbta_ml.ml.ml_utils import (
     plot_tolerances,
 )
 
-from ..models.predictors import matrix
+from ..models.answers import matrix
 
 if TYPE_CHECKING:
     import xgboost as xgb

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..features.columns import FEATURES
-from ..models.predictors import matrix
+from ..models.answers import matrix
 
 # %% ../../nbs/ml/02a_rows.ipynb #a4db2db3
 OF_THE_DAY = ("minute_of_day", "day_of_week", "line_30", "line_120", "network_30", "network_120")

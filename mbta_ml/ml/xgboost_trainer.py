@@ -23,7 +23,8 @@ from .job import Job, JobConfig, Lesson, Parameters, lesson_of
 from .rows import arrays, chosen_features
 from .run_job import Trained, Work, job_main
 from .trials import Range, Trial, best_of
-from ..models.predictors import Residuals, XGBoost
+from ..models.answers import Residuals
+from ..models.predictors import XGBoost
 from ..progress import Task, progress
 from ..sources.read import read_sources
 

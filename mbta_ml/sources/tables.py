@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from ..config import Settings
 from mbta_ml.sources.contracts import (
-    CONTRACTS,
-    DUCKDB_TYPES,
     Breach,
     Broken,
+    CONTRACTS,
+    DUCKDB_TYPES,
+    TEXT,
     check,
     repeats,
     type_breaches,
@@ -36,7 +37,6 @@ from mbta_ml.sources.stop_event_sql import (
     ONCE,
     SERVICE_DAY,
     STEPS,
-    TEXT,
     VISIT,
     connect,
     lacking,

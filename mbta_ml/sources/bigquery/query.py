@@ -21,20 +21,15 @@ from mbta_ml.sources.stop_event_sql import (
     AGAIN,
     AGAIN_WORDS,
     COLUMNS,
-    DATE,
-    FLAG,
     FRAMES,
     KNOWN_AT,
-    NUMBER,
     ONCE,
     SERVICE_DAY,
     STEPS,
-    TEXT,
-    TIME,
-    WHOLE,
     lacking,
 )
 from ..tables import check_columns
+from ..contracts import DATE, FLAG, NUMBER, TEXT, TIME, WHOLE
 
 # %% ../../../nbs/sources/bigquery/01a_query.ipynb #037b03af
 BIGQUERY_TYPES = {

@@ -23,17 +23,12 @@ from .client import Service, check_price, finished, parse_dataset
 from ...clock import INSTANT
 from mbta_ml.sources.stop_event_sql import (
     COLUMNS,
-    DATE,
-    FLAG,
     LACKING,
-    NUMBER,
     RUN_DATES,
-    TEXT,
-    TIME,
-    WHOLE,
     connect,
     to_duckdb,
 )
+from ..contracts import DATE, FLAG, NUMBER, TEXT, TIME, WHOLE
 
 # %% ../../../nbs/sources/bigquery/03_warehouse.ipynb #0a98eee3
 ARROW = {
