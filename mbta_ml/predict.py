@@ -21,7 +21,7 @@ from .features.days import Extract, InMemory, is_whole, long_pieces
 from .clock import INSTANT
 from .cli import add_source_arguments, command, parsed, seconds_argument
 from .sources.read import read_options
-from .features.ahead import HORIZON_SECONDS, SILENCE_SECONDS
+from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
 from .models.predictors import Lookup, load
 from .output import note, say

@@ -23,7 +23,7 @@ from ..clock import BOSTON
 from ..sources.records import Records
 from ..cli import add_source_arguments, command, parsed
 from ..sources.read import read_options
-from ..features.ahead import MODES, mode
+from ..features.columns import MODES, mode
 from ..files import atomic_path
 from ..progress import progress
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..features.ahead import HORIZON_SECONDS
+from ..features.columns import HORIZON_SECONDS
 from ..models.answers import Residuals, matrix, seconds_of
 from ..models.predictors import codes, named
 from ..models.sidecar import CATEGORIES

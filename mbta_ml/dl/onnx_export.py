@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ..cli import command
-from ..features.ahead import HORIZON_SECONDS
+from ..features.columns import HORIZON_SECONDS
 from ..models.checks import checked_model
 from ..models.files import model_file, read_model, save_model
 from ..models.on_disk import companions

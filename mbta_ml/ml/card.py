@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..features.ahead import HORIZON_SECONDS
+from ..features.columns import HORIZON_SECONDS
 from ..features.examples import FEATURES
 from .ml_utils import as_table
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..clock import BOSTON
-from ..features.ahead import MODES, mode
+from ..features.columns import MODES, mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
