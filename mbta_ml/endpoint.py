@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SERVING_NAME', 'NAME', 'FORMS', 'RESOURCE', 'PORT', 'UPLOADS', 'MISSING', 'SIZES', 'SERVES', 'serving_image',
            'Upload', 'wrong_form', 'named_here', 'wrong_upload', 'place', 'pairs', 'upload_step', 'artifact_finding',
-           'permission_finding', 'upload_findings', 'version_of', 'done', 'wanted_upload', 'upload', 'upload_arguments',
-           'parsed_by', 'machine_finding', 'Deployment', 'wrong_deployment', 'split_with', 'Deployed', 'deployed_on',
+           'permission_finding', 'upload_findings', 'version_of', 'done', 'wanted_upload', 'upload_arguments', 'upload',
+           'machine_finding', 'Deployment', 'wrong_deployment', 'split_with', 'Deployed', 'deployed_on',
            'before_the_present', 'shares', 'create_step', 'deploy_step', 'split_step', 'undeploy_step',
            'endpoint_findings', 'endpoint_arguments', 'wanted_deployment', 'look_at', 'told', 'steps_on', 'dry',
            'put_behind', 'endpoint']
 
-# %% ../nbs/06g_endpoint.ipynb #244fa75c
+# %% ../nbs/06g_endpoint.ipynb #71be85d7
 import argparse
 import difflib
 import re
@@ -38,7 +38,7 @@ from mbta_ml.preflight import (
 from .progress import progress
 from .vertex_job import SHAPES, labels, output_folder, wrong_region
 
-# %% ../nbs/06g_endpoint.ipynb #c702bd74
+# %% ../nbs/06g_endpoint.ipynb #86636a09
 SERVING_NAME = "mbta-serve"  # of the image
 NAME = "mbta-ml"  # of the model in the Model Registry, and of the endpoint
 
@@ -61,7 +61,7 @@ class Upload:
     aliases: tuple[str, ...] = ()  # names that this version takes over
     note: str = ""  # what a person wants to know of the version
 
-# %% ../nbs/06g_endpoint.ipynb #96ca6828
+# %% ../nbs/06g_endpoint.ipynb #15c43782
 FORMS = {  # what → its form, and that form in words
     "model": (r"[a-z0-9_-]{1,63}", "small letters, digits, - and _, at most 63"),
     "alias": (r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]", "a small letter first, then letters, digits, -"),
@@ -93,7 +93,7 @@ def named_here(
     far = f"{name} is in {region}, and {other} is {here}; both have to be the same"
     return identity, [] if region == here else [far]
 
-# %% ../nbs/06g_endpoint.ipynb #f12eb347
+# %% ../nbs/06g_endpoint.ipynb #84129502
 def wrong_upload(
     upload: Upload,
     settings: Settings,
@@ -112,7 +112,7 @@ def wrong_upload(
         found.append(f"--artifact is {upload.artifact!r}; expected a folder such as {example}")
     return found
 
-# %% ../nbs/06g_endpoint.ipynb #32eae97e
+# %% ../nbs/06g_endpoint.ipynb #96a625a0
 PORT = 8080  # of the service, with its routes; Vertex AI hands them on to the container
 
 
@@ -142,7 +142,7 @@ def upload_step(
     words += [f"--version-description={upload.note}"] * bool(upload.note)
     return Step((*words, pairs(settings)), "the model's version")
 
-# %% ../nbs/06g_endpoint.ipynb #6cc59857
+# %% ../nbs/06g_endpoint.ipynb #10722355
 UPLOADS = "aiplatform.models.upload"
 
 
@@ -175,7 +175,7 @@ def permission_finding(
         what, held, permission, f"gcloud projects add-iam-policy-binding {name} {role}"
     )
 
-
+# %% ../nbs/06g_endpoint.ipynb #94ff3c9e
 def upload_findings(
     upload: Upload,
     settings: Settings,
@@ -195,7 +195,7 @@ def upload_findings(
     found += bucket_findings(replace(settings, vertex_output=upload.artifact))
     return [*found, artifact_finding(upload.artifact)]
 
-# %% ../nbs/06g_endpoint.ipynb #c00bafc1
+# %% ../nbs/06g_endpoint.ipynb #4b659be4
 MISSING = "absent"
 
 
@@ -219,7 +219,7 @@ def done(
         raise ValueError(f"Vertex AI {what} ({answer.kind}): {answer.error}")
     return answer
 
-
+# %% ../nbs/06g_endpoint.ipynb #e5c3dfef
 def wanted_upload(
     arguments: argparse.Namespace,
     settings: Settings,
@@ -231,6 +231,17 @@ def wanted_upload(
     return Upload(arguments.artifact or folder, image, arguments.model, aliases, arguments.note)
 
 
+def upload_arguments(
+    add,  # `add_argument` of the verb's parser
+) -> None:
+    "The arguments of `upload`"
+    add("--artifact", metavar="gs://…", help="the model's folder (default: model/ of the last job)")
+    add("--model", default=NAME, metavar="ID", help="in the Model Registry (default: %(default)s)")
+    add("--alias", action="append", metavar="NAME", help="of the version (default: production)")
+    add("--note", default="", metavar="TEXT", help="kept with the version")
+    add("--image", metavar="REF", help=f"the serving image (default: {SERVING_NAME}, same tag)")
+
+# %% ../nbs/06g_endpoint.ipynb #c02c04ab
 def upload(
     arguments: argparse.Namespace,
     settings: Settings,
@@ -257,26 +268,7 @@ def upload(
     result(made, f"uploaded: {made['name']}@{number}\nserve it: {use}")
     return 0
 
-# %% ../nbs/06g_endpoint.ipynb #e3747e9f
-def upload_arguments(
-    add,  # `add_argument` of the verb's parser
-) -> None:
-    "The arguments of `upload`"
-    add("--artifact", metavar="gs://…", help="the model's folder (default: model/ of the last job)")
-    add("--model", default=NAME, metavar="ID", help="in the Model Registry (default: %(default)s)")
-    add("--alias", action="append", metavar="NAME", help="of the version (default: production)")
-    add("--note", default="", metavar="TEXT", help="kept with the version")
-    add("--image", metavar="REF", help=f"the serving image (default: {SERVING_NAME}, same tag)")
-
-
-def parsed_by(add_arguments, words):
-    "Parsed by the arguments of one verb"
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--dry-run", action="store_true")
-    add_arguments(parser.add_argument)
-    return parser.parse_args(words)
-
-# %% ../nbs/06g_endpoint.ipynb #d799c3d1
+# %% ../nbs/06g_endpoint.ipynb #727b048d
 SIZES = {  # machines that serve: family → sizes in processors
     **{f"e2-{kind}": (2, 4, 8, 16, 32) for kind in ("standard", "highcpu")},
     "e2-highmem": (2, 4, 8, 16),
@@ -301,7 +293,7 @@ def machine_finding(
     near = difflib.get_close_matches(machine, SERVES, 3) or ["n1-standard-2"]
     return Finding(what, False, f"no machine that serves; did you mean {' or '.join(near)}?")
 
-# %% ../nbs/06g_endpoint.ipynb #19a2104a
+# %% ../nbs/06g_endpoint.ipynb #12e59d6f
 @dataclass(frozen=True)
 class Deployment:
     "A version of a model on machines, for a share of an endpoint's requests"
@@ -334,7 +326,7 @@ def wrong_deployment(
         found.append(f"--share is {wanted.share}; it is a percentage, 0 to 100")
     return found
 
-# %% ../nbs/06g_endpoint.ipynb #6f5911f3
+# %% ../nbs/06g_endpoint.ipynb #e05e03dd
 def split_with(
     share: int,  # of the new one, in percent
     now: dict[str, int],  # deployed model → its share
@@ -353,7 +345,7 @@ def split_with(
         split[largest] += left - sum(split.values())
     return {"0": share, **split}
 
-# %% ../nbs/06g_endpoint.ipynb #c88d19b9
+# %% ../nbs/06g_endpoint.ipynb #88ec5fd8
 @dataclass(frozen=True)
 class Deployed:
     "A version that is on an endpoint"
@@ -395,7 +387,7 @@ def before_the_present(
         )
     return deployed[at - 1]
 
-# %% ../nbs/06g_endpoint.ipynb #576e3ef1
+# %% ../nbs/06g_endpoint.ipynb #7c29786a
 def shares(split: dict[str, int]) -> str:
     "How requests are shared out, for gcloud"
     return "--traffic-split=" + ",".join(f"{name}={share}" for name, share in split.items())
@@ -436,7 +428,7 @@ def undeploy_step(endpoint: str, settings: Settings, number: str) -> Step:
     words = ("gcloud", "ai", "endpoints", "undeploy-model", endpoint, *place(settings))
     return Step((*words, f"--deployed-model-id={number}"), "its machines")
 
-# %% ../nbs/06g_endpoint.ipynb #25e85e22
+# %% ../nbs/06g_endpoint.ipynb #f93f6e80
 def endpoint_findings(
     wanted: Deployment,
     settings: Settings,
@@ -468,7 +460,7 @@ def endpoint_findings(
     other = f"{answer.kind}: {answer.error}" if answer.kind else ""
     return [*found, Finding("the model", None if answer.kind else True, other)]
 
-# %% ../nbs/06g_endpoint.ipynb #34c45ca8
+# %% ../nbs/06g_endpoint.ipynb #23b4dc31
 def endpoint_arguments(
     add,  # `add_argument` of the verb's parser
 ) -> None:
@@ -501,7 +493,7 @@ def wanted_deployment(
         int(most or least),
     )
 
-# %% ../nbs/06g_endpoint.ipynb #1c50c366
+# %% ../nbs/06g_endpoint.ipynb #ad4798b2
 def look_at(
     endpoint: str,
     settings: Settings,
@@ -530,7 +522,7 @@ def told(
     )
     return 0
 
-# %% ../nbs/06g_endpoint.ipynb #4b33d23c
+# %% ../nbs/06g_endpoint.ipynb #4114bf75
 def steps_on(
     arguments: argparse.Namespace,
     settings: Settings,
@@ -559,7 +551,7 @@ def dry(
     split = {"0": wanted.share, **({"NOW": 100 - wanted.share} if wanted.share < 100 else {})}
     return [create_step(wanted, settings), deploy_step(wanted, settings, split)]
 
-
+# %% ../nbs/06g_endpoint.ipynb #c237ed1f
 def put_behind(
     wanted: Deployment,
     settings: Settings,
