@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .config import Secret, Settings, find_dotenv, read_settings
-from .output import safe_streams, say
+from .output import add_answer_arguments, replying, result, safe_streams, say
 
 # %% ../nbs/01_authenticate.ipynb #9b31babd
 class NotAuthenticated(Exception):
@@ -375,17 +375,17 @@ def main(
         prog="python -m mbta_ml.authenticate",
         description="Show what this machine and its credentials open; needs none.",
     )
-    parser.parse_args(arguments)
+    add_answer_arguments(parser).parse_args(arguments)
     try:
         table = {"settings": settings_from(), **available(settings or read_settings())}
     except ValueError as error:  # a setting that says what it expects
         say(error, sys.stderr)
         return 2
-    for name, what in table.items():
-        say(f"{name:<14}{what}")
+    result(table, "\n".join(f"{name:<14}{what}" for name, what in table.items()))
     return 0
 
 
 if __name__ == "__main__" and "__file__" in globals():  # as a command, not in a notebook
     safe_streams()
-    sys.exit(main())
+    with replying():
+        sys.exit(main())

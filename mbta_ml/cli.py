@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AGAIN_SECONDS', 'KEPT', 'INTERRUPTED', 'TERMINATED', 'SUBREAPER', 'BEFORE', 'KINDS', 'Terminated', 'on_sigterm',
            'send_again', 'listen', 'sigterm_kept', 'ending', 'adopt', 'children', 'end_children', 'before_commands',
-           'command', 'Absent', 'StandIns', 'needs', 'instant', 'seconds_argument', 'is_table', 'table_or_folder',
-           'add_source_arguments', 'parsed']
+           'leave', 'command', 'Absent', 'StandIns', 'needs', 'instant', 'seconds_argument', 'is_table',
+           'table_or_folder', 'add_source_arguments', 'parsed']
 
 # %% ../nbs/00c_cli.ipynb #386c3d8f
 import argparse
@@ -29,7 +29,7 @@ import pandas as pd
 from .config import read_settings
 from .files import scratch, sweep, sweep_below
 from .formats import ENDINGS, STANDARD_NAMES, is_stream, table_path
-from .output import hush, safe_streams, say
+from .output import add_answer_arguments, hush, replying, safe_streams, say
 
 # %% ../nbs/00c_cli.ipynb #92f19a4b
 class Terminated(KeyboardInterrupt):
@@ -178,6 +178,24 @@ def _tidied() -> None:
         tidy(settings)
 
 # %% ../nbs/00c_cli.ipynb #bb108e67
+def leave(
+    error: BaseException,
+    end: tuple[str, int],  # as from `ending`
+    answer,  # the command's `Reply`
+) -> None:
+    "End a command that an error ended, with its sentence"
+    if isinstance(error, BrokenPipeError):
+        hush(sys.stdout)
+    if end[0]:
+        say(end[0], sys.stderr)
+        answer.value = {"error": end[0].removeprefix("error: ")}
+    if end[1] > 128:
+        answer.close()
+        end_children()
+        os._exit(end[1])
+    sys.exit(end[1])
+
+
 def command(
     main,  # called without arguments
 ) -> None:
@@ -187,21 +205,16 @@ def command(
     adopt()
     # else Ray prints a stack trace at SIGTERM
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-    try:
-        with _own_temporary_folder():
-            _tidied()
-            main()
-    except BaseException as error:
-        if (end := ending(error)) is None:
-            raise
-        if isinstance(error, BrokenPipeError):
-            hush(sys.stdout)
-        if end[0]:
-            say(end[0], sys.stderr)
-        if end[1] > 128:
-            end_children()
-            os._exit(end[1])
-        sys.exit(end[1])
+    with replying() as answer:
+        try:
+            with _own_temporary_folder():
+                _tidied()
+                returned = main()
+                answer.value = returned if answer.value is None else answer.value
+        except BaseException as error:
+            if (end := ending(error)) is None:
+                raise
+            leave(error, end, answer)
 
 # %% ../nbs/00c_cli.ipynb #d4de71b6
 class Absent(types.ModuleType):
@@ -327,7 +340,7 @@ KINDS = (
 def add_source_arguments(
     parser: argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:  # the same
-    "Add `--source`, `--timetable`, `--quarantine`, `--from` and `--to`"
+    "Add `--source`, `--timetable`, `--quarantine`, `--from`, `--to`, `--quiet` and `--json`"
     parser.add_argument(
         "--source",
         action="append",
@@ -365,7 +378,7 @@ def add_source_arguments(
         metavar="ISO",
         help="cut the source here: nothing recorded from this instant on is used",
     )
-    return parser
+    return add_answer_arguments(parser)
 
 # %% ../nbs/00c_cli.ipynb #a088530e
 def parsed(

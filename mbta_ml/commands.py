@@ -26,6 +26,7 @@ COMMANDS = {
         ("ml.", ("xgboost_trainer",)),
         ("dl.", ("dnn_trainer", "dnn_pruner", "knowledge_distiller", "quantizer", "onnx_export")),
         ("", ("registry", "tracking", "predict", "serve", "pipeline", "deploy", "on_vertex")),
+        ("", ("completion",)),
     )
     for name in names
 }

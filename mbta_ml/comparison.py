@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTED', 'NOT_ASKED', 'KEY', 'SECONDS', 'FEWEST', 'short_sources', 'listed_line', 'listing', 'as_text', 'asked_for',
            'changes', 'rows_of', 'read_judged', 'both_judged', 'paired', 'verdict', 'figures', 'Comparison',
-           'comparison', 'comparison_as_text', 'facts_of', 'shown']
+           'comparison', 'comparison_as_text', 'fields_of', 'facts_of', 'shown']
 
 # %% ../nbs/02a_comparison.ipynb #cfdaad8a
 import textwrap
@@ -422,6 +422,25 @@ def comparison_as_text(
         for kind, name, x, y in found.changed.to_numpy()
     ]
     return "\n".join([*lines, "", *_figures_as_text(found)])
+
+# %% ../nbs/02a_comparison.ipynb #dccae13f
+def fields_of(
+    found: Comparison,
+) -> dict:
+    "A comparison as fields with names"
+    figures = {
+        name: {"A": row["A"], "B": row["B"], "change": row["B − A"]}
+        for name, row in found.figures.iterrows()
+    }
+    return {
+        **{who: {"run": run.name, "job": run.job} for who, run in (("A", found.a), ("B", found.b))},
+        "changed": found.changed,
+        "figures": figures,
+        "rows": found.rows,
+        "same_rows": found.same_rows,
+        "paired": found.paired,
+        "why_not": found.why_not,
+    }
 
 # %% ../nbs/02a_comparison.ipynb #c31aaa26
 def facts_of(

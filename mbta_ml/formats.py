@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from .files import STREAMS, atomic_path
-from .output import readable
+from .output import readable, reply
 
 # %% ../nbs/00d_formats.ipynb #3b1f3e9e
 STANDARD_OUTPUT = Path("-")
@@ -133,6 +133,12 @@ def talking_beside(
     path: Path,  # where a table goes
 ) -> Iterator[None]:
     "What is printed meanwhile goes to standard error where standard output is taken"
-    taken = contextlib.redirect_stdout(sys.stderr) if is_stream(path) else contextlib.nullcontext()
-    with taken:
+    if not is_stream(path):
+        yield
+        return
+    now = reply()
+    if now.json and path == STANDARD_OUTPUT:
+        raise ValueError("--json and the rows both want standard output; name a file for the rows")
+    now.rows = path == STANDARD_OUTPUT
+    with contextlib.redirect_stdout(sys.stdout if now.quiet else sys.stderr):
         yield

@@ -10,7 +10,7 @@ import time
 
 from .config import Settings
 from .images import Step
-from .output import say
+from .output import result, say
 from .preflight import ask, how_to_login
 
 # %% ../nbs/06f_job_state.ipynb #7b177067
@@ -65,6 +65,9 @@ def follow(
             say(line)
             said = line
         if once or status != NOT_OVER:
+            name, _, state = line.partition(": ")
+            known = {"job": name, "state": state, "over": status != NOT_OVER}
+            result(known, line, said=True)
             return status
         time.sleep(every_seconds)
 

@@ -19,7 +19,7 @@ from .cli import command
 from .config import Settings, read_settings, variable
 from .files import atomic_path
 from .images import image_of, read_image
-from .output import say
+from .output import add_answer_arguments, result
 from .preflight import Asker, how_to_login
 from .vertex_job import labels, wrong_region, wrong_settings
 
@@ -189,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
         ("schedule", "let Vertex AI run it every night"),
     ):
         verb = verbs.add_parser(name, help=what, description=what)
-        add = verb.add_argument
+        add = add_answer_arguments(verb, json=name != "run").add_argument
         add("--image", metavar="REF", help="of Dockerfile.training (default: that of the commit)")
         if name == "compile":
             add("--out", type=Path, default=Path("pipeline.yaml"), metavar="FILE")
@@ -227,13 +227,18 @@ def main(
         return
     image = str(read_image(options.image, settings) if options.image else image_of(settings))
     if options.verb == "compile":
-        say(f"{compiled(image, options.out)}: every step in {image}")
+        path = compiled(image, options.out)
+        result({"out": path, "image": image}, f"{path}: every step in {image}")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = compiled(image, Path(folder) / "pipeline.json")
         spec = json.loads(path.read_text())
     schedule = schedule_of(spec, values_of(options), options.cron, settings)
-    say(json.dumps(schedule, indent=1) if options.dry_run else send(schedule, settings))
+    if options.dry_run:
+        result(schedule, json.dumps(schedule, indent=1))
+    else:
+        said = send(schedule, settings)
+        result({"said": said}, said)
 
 # %% ../nbs/07_pipeline.ipynb #839c548d
 if __name__ == "__main__" and "__file__" in globals():

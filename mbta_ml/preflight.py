@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'LOGIN', 'ENDPOINTS', 'APIS', 'UPLOAD', 'CREATE', 'READS', 'JOBS', 'ACT_AS', 'Finding', 'stop_at', 'checked',
            'program_findings', 'local_findings', 'how_to_login', 'Answer', 'ask', 'Asker', 'Project',
            'project_findings', 'repository_path', 'push_findings', 'roles', 'reader_findings', 'right_finding',
-           'submit_findings', 'scope_findings', 'bucket_findings', 'preflight']
+           'image_finding', 'submit_findings', 'scope_findings', 'bucket_findings', 'preflight']
 
 # %% ../nbs/06e_preflight.ipynb #34173e3e
 import json
@@ -339,6 +339,22 @@ def right_finding(
     return Finding(what, has, "" if has else f"this account lacks {permission}", mend)
 
 
+def image_finding(
+    image: Image,
+    flags: str = "",  # of `build` and `push`, for the remedy
+) -> Finding:
+    "Whether an image is in the registry"
+    describe = ("artifacts", "docker", "images", "describe", str(image))
+    answer = ask(*describe, "--format=value(image_summary.digest)")
+    if answer.kind not in ("", "absent"):
+        return Finding("the image", None, f"{answer.kind}: {answer.error}")
+    there = not answer.kind
+    push = flags or f"--image {image}"
+    mend = f"python -m mbta_ml.deploy build {flags}".rstrip()
+    mend += f" && python -m mbta_ml.deploy push {push}"
+    return Finding("the image", there, "" if there else f"{image} is not there", mend)
+
+
 def submit_findings(
     settings: Settings,
     image: Image,
@@ -354,15 +370,7 @@ def submit_findings(
         held = asker.granted("iam", f"v1/projects/-/serviceAccounts/{account}", [ACT_AS])
         mend = f"gcloud iam service-accounts {bind.format(account, 'iam.serviceAccountUser')}"
         found.append(right_finding("Service Account User", held, ACT_AS, mend))
-    describe = ("artifacts", "docker", "images", "describe", str(image))
-    answer = ask(*describe, "--format=value(image_summary.digest)")
-    if answer.kind in ("", "absent"):
-        there = not answer.kind
-        mend = f"python -m mbta_ml.deploy build && python -m mbta_ml.deploy push --image {image}"
-        found.append(Finding("the image", there, "" if there else f"{image} is not there", mend))
-    else:
-        found.append(Finding("the image", None, f"{answer.kind}: {answer.error}"))
-    return found
+    return [*found, image_finding(image)]
 
 # %% ../nbs/06e_preflight.ipynb #dc3c5f48
 def scope_findings(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from .output import say
+from .output import reply, say
 
 # %% ../nbs/00e_progress.ipynb #9f876208
 @dataclass
@@ -209,8 +209,8 @@ class Board:
         self.guard, self.over, self.thread = threading.RLock(), threading.Event(), None
 
     def each(self) -> list:
-        "Screens and listeners"
-        return [*self.screens, *self.listeners]
+        "Screens, unless a command shall be quiet, and listeners"
+        return [*([] if reply().quiet else self.screens), *self.listeners]
 
     def look(self) -> None:
         "Show what is due"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from .cli import before_commands, command
-from .comparison import as_text, comparison, listing, shown
+from .comparison import as_text, comparison, facts_of, fields_of, listing, shown
 from .config import Settings, read_settings
 from mbta_ml.files import (
     append_line,
@@ -34,7 +34,7 @@ from .gate import gate, judged_file, kept_judged, synthetic_over_real
 from .models.files import model_file, read_model, save_model, settle
 from .models.on_disk import companions, read_sidecar
 from .models.predictors import check_answer, load_model, unusable
-from .output import say
+from .output import add_answer_arguments, result
 from mbta_ml.remote import (
     Head,
     Overtaken,
@@ -45,7 +45,18 @@ from mbta_ml.remote import (
     remote_of,
     replace_head,
 )
-from .runs import REFUSED, Run, entry_of, find_run, history, runs, state, stood
+from mbta_ml.runs import (
+    REFUSED,
+    Run,
+    entries,
+    entry_of,
+    find_run,
+    history,
+    metrics_of,
+    runs,
+    state,
+    stood,
+)
 
 # %% ../nbs/03_registry.ipynb #68b15816
 @contextlib.contextmanager
@@ -376,7 +387,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mbta_ml.registry", description=about)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar=" | ".join(VERBS))
     for name, what in VERBS.items():
-        add = verbs.add_parser(name, help=what, description=what).add_argument
+        verb = add_answer_arguments(verbs.add_parser(name, help=what, description=what))
+        add = verb.add_argument
         add("--out", type=Path, metavar="DIR", help=HOME)
         if name in ("show", "promote"):
             add("run", metavar="RUN")
@@ -453,6 +465,30 @@ def _promoted(
     return said
 
 
+def _answer(
+    settings: Settings,
+    options: argparse.Namespace,
+) -> tuple[object, str]:  # for a program, for a person
+    "What a verb answers"
+    named = lambda name: find_run(settings, getattr(options, name))
+    if options.verb == "list":
+        found, text = listing(settings, options.job), _listed(settings, options.job, options.all)
+        return (found if options.all else found.head(20)), text
+    if options.verb == "show":
+        run = named("run")
+        return {**facts_of(settings, run), "metrics": metrics_of(run)}, shown(settings, run)
+    if options.verb == "compare":
+        found = comparison(named("a"), named("b"))
+        return fields_of(found), str(found)
+    do = {"rollback": rollback, "pull": pull}
+    if options.verb == "promote":
+        given = options.force, options.why, options.if_better
+        text = _promoted(settings, named("run"), *given)
+    else:
+        text = do[options.verb](settings, options.job)
+    return {"said": text, "history": entries(settings.production_models)[-1:]}, text
+
+
 def main(
     arguments: list[str] | None = None,
     settings: Settings | None = None,
@@ -462,18 +498,7 @@ def main(
     settings = settings or read_settings()
     settings = replace(settings, home=options.out) if options.out else settings
     tidy(settings)
-    named = lambda name: find_run(settings, getattr(options, name))
-    do = {
-        "list": lambda: _listed(settings, options.job, options.all),
-        "show": lambda: shown(settings, named("run")),
-        "compare": lambda: comparison(named("a"), named("b")),
-        "promote": lambda: _promoted(
-            settings, named("run"), options.force, options.why, options.if_better
-        ),
-        "rollback": lambda: rollback(settings, options.job),
-        "pull": lambda: pull(settings, options.job),
-    }
-    say(do[options.verb]())
+    result(*_answer(settings, options))
 
 # %% ../nbs/03_registry.ipynb #50222f03
 if __name__ == "__main__" and "__file__" in globals():

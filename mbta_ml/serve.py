@@ -38,7 +38,7 @@ from .models.sidecar import CATEGORIES
 from .models.trees import read_trees
 from .models.on_disk import companions, read_files
 from .models.predictors import Lookup, Onnx, XGBoost, model_of
-from .output import safe_streams, say
+from .output import add_answer_arguments, replying, safe_streams, say
 
 # %% ../nbs/08_serve.ipynb #a85a8d36
 BOUNDS = tuple(f"{name}_seconds" for name in ("lookup", "least", "low", "high", "most"))
@@ -579,7 +579,7 @@ def main(
         action="store_true",
         help="ask the service on this machine whether it is ready, and end",
     )
-    a = parser.parse_args(arguments)
+    a = add_answer_arguments(parser, json=False).parse_args(arguments)
     try:
         settings = settings or read_settings()
         port = settings.serve_port if a.port is None else a.port
@@ -600,4 +600,5 @@ def main(
 
 if __name__ == "__main__" and "__file__" in globals():
     safe_streams()
-    sys.exit(main())
+    with replying():
+        sys.exit(main())

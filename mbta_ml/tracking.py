@@ -29,7 +29,7 @@ from pathlib import Path
 
 from .authenticate import NotAuthenticated, installed, wandb_key, wandb_mode
 from .config import Secret, Settings, set_variables, read_settings
-from .output import say
+from .output import add_answer_arguments, result, say
 from .models.on_disk import companions
 from .runs import find_run
 
@@ -520,9 +520,11 @@ def main(
     parser.add_argument(
         "run", nargs="+", metavar="RUN", help="a run's name, one of its folders, or latest"
     )
-    options, settings = parser.parse_args(arguments), settings or read_settings()
+    options = add_answer_arguments(parser).parse_args(arguments)
+    settings, sent = settings or read_settings(), []
     for run in options.run:
-        say(send_kept(settings, run))
+        sent.append(send_kept(settings, run))
+        result(sent, sent[-1])
 
 
 if __name__ == "__main__" and "__file__" in globals():

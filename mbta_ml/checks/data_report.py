@@ -25,6 +25,7 @@ from ..cli import add_source_arguments, command, parsed
 from ..sources.read import read_options
 from ..features.columns import MODES, mode
 from ..files import atomic_path
+from ..output import result
 from ..progress import progress
 
 # %% ../../nbs/checks/01_data_report.ipynb #7723f429
@@ -378,10 +379,12 @@ def main(
     sources = read_options(options, settings)
     out = options.out or settings.data / "report.html"
     page = write_report(sources, out, pd.Timestamp.now("UTC"))
-    for records in sources:
-        facts = at_a_glance(records, pd.Timestamp.now("UTC"))
-        print(records.source, *(f"  {what}: {words}" for what, words in facts.items()), sep="\n")
-    print(page)
+    known = {each.source: at_a_glance(each, pd.Timestamp.now("UTC")) for each in sources}
+    text = [
+        "\n".join([source, *(f"  {what}: {words}" for what, words in facts.items())])
+        for source, facts in known.items()
+    ]
+    result({"page": page, "sources": known}, "\n".join([*text, str(page)]))
     return page
 
 

@@ -27,6 +27,7 @@ from ..models.files import model_file, read_model, save_model
 from ..models.on_disk import companions
 from ..models.predictors import booster_of, session_of
 from ..models.tree_graphs import Graph, tree_columns, trees_to_onnx
+from ..output import add_answer_arguments, result
 from ..progress import progress
 
 # %% ../../nbs/dl/03_onnx_export.ipynb #4bab2e9a
@@ -245,9 +246,11 @@ def export(
         "largest_difference_seconds": largest,
     }
     save_model(out, graph, meta | {"exported_from": origin}, memory)
-    print(
+    facts = {"out": out, "bytes": len(graph), "largest_difference_seconds": largest}
+    result(
+        facts,
         f"{out}  {len(graph):,} bytes, {len(content):,} before; on rows at its thresholds it"
-        f" differs by at most {largest:.2g} s"
+        f" differs by at most {largest:.2g} s",
     )
     return out
 
@@ -275,7 +278,7 @@ def main(
         metavar="FILE",
         help="the graph, FILE.onnx (default: in a folder onnx beside the model)",
     )
-    options = parser.parse_args(arguments)
+    options = add_answer_arguments(parser).parse_args(arguments)
     return export(options.model, options.out)
 
 

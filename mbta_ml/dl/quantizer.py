@@ -43,6 +43,7 @@ from ..ml.card import card
 from ..ml.run_job import Log, sources_of, writable
 from ..models.answers import matrix
 from ..models.predictors import Onnx, codes, load, session_of
+from ..output import result
 from ..progress import progress, steps
 from ..runs import Run, clear_run, new_run, provenance, working_on
 from ..models.files import save_model
@@ -455,14 +456,14 @@ def work(
 ) -> dict:  # `metrics.json`
     "Quantize a kept model, from its records to a finished run"
     content, meta, _ = load_model(path)
-    model, log, began = load(path, threads=1), Log(say), time.monotonic()
+    before, log, began = load(path, threads=1), Log(say), time.monotonic()
     writable(settings.home)
     lesson = rows_for(path, meta, asked, settings)
     run = new_run(settings, "quantizer", as_dictionary(asked))
     try:
         with working_on(run):
             log.to(run.experiment / "run.log")
-            done = quantize(content, model, lesson, asked.seed)
+            done = quantize(content, before, lesson, asked.seed)
             log(forms_text(done))
             found = keep(path, done, lesson, settings, run, time.monotonic() - began)
             tracker = track(
@@ -473,7 +474,8 @@ def work(
         clear_run(run)
         raise
     change = found["quantized"]["on_test"]
-    for line in (
+    model, production = run.model / "quantizer.onnx", found.pop("production")
+    lines = [
         report(found) + "\n(of the model before)",
         (
             f"rounding: MAE {change['mae_change_seconds']:+.3f} s on the test part, a prediction"
@@ -481,11 +483,14 @@ def work(
             f" {change['most_moved_seconds']:.2f} s"
         ),
         f"\nrun          {run.experiment}",
-        f"model        {run.model / 'quantizer.onnx'}",
-        f"production   {found.pop('production')}",
+        f"model        {model}",
+        f"production   {production}",
         tracker.close(),
-    ):
+    ]
+    for line in lines:
         log(line)
+    where = {"run": run.name, "experiment": run.experiment, "model": model}
+    result({**where, "production": production, **found}, "\n".join(lines), said=True)
     return found
 
 # %% ../../nbs/dl/07_quantizer.ipynb #ec2affa1

@@ -19,6 +19,7 @@ from ..config import Settings, read_settings
 from .four_tables import LOADED, TABLES, Tables, merge, tables_of_source, together
 from ..files import atomic_path, locked
 from ..formats import ENDINGS, is_stream, table_writer, talking_beside
+from ..output import result
 from ..progress import progress, speaking, steps
 from ..simulator.sample import COLUMNS
 from ..sources.bigquery.read import price_bigquery
@@ -171,15 +172,18 @@ def load(
                 f"--load bigquery:{place}: these rows are simulated, and would not be told from"
                 " recorded ones there; expected records of the MBTA (or --load duckdb:FILE)"
             )
-        load_bigquery(tables.by_name, place, settings, print)
+        changed = load_bigquery(tables.by_name, place, settings, print)
+        result({"loaded": changed}, f"loaded into bigquery:{place}")
         return
     path = Path(place).expanduser()
-    for table, more in load_duckdb(tables, path, settings).items():
-        print(
-            f"{more:>12,} rows more in {getattr(settings, f'table_{table}')}, of"
-            f" {tables.by_name[table].num_rows:,}"
-        )
-    print(f"loaded into {path}, {path.stat().st_size / 1e6:.1f} MB")
+    changed = load_duckdb(tables, path, settings)
+    lines = [
+        f"{more:>12,} rows more in {getattr(settings, f'table_{table}')}, of"
+        f" {tables.by_name[table].num_rows:,}"
+        for table, more in changed.items()
+    ]
+    lines.append(f"loaded into {path}, {path.stat().st_size / 1e6:.1f} MB")
+    result({"loaded": changed}, "\n".join(lines))
 
 # %% ../../nbs/etl/00_gcp_dataloader.ipynb #f590e304
 def _written(path: Path) -> str:
@@ -205,9 +209,8 @@ def extract(
         else:
             write_extract(frames, about, out)
     with talking_beside(out), speaking():
-        print(summary(frames, about))
-        if not is_stream(out):
-            print(_written(out))
+        lines = [summary(frames, about), *([] if is_stream(out) else [_written(out)])]
+        result({"out": out, **about}, "\n".join(lines))
     if csv and out != out.with_suffix(".csv") and not is_stream(out):
         with atomic_path(out.with_suffix(".csv")) as whole:
             pyarrow.csv.write_csv(events, whole)
@@ -221,12 +224,16 @@ def print_prices(
     to: pd.Timestamp | None,  # from `--to`
 ) -> None:
     "Say what reading sources would cost"
+    scanned = {}
     for uri in uris:
         kind, _, where = uri.partition(":")
         if kind == "bigquery":
-            price_bigquery(where, replace(settings, bigquery_past_days=1), start, to, uri)
+            one_day = replace(settings, bigquery_past_days=1)
+            scanned[uri] = price_bigquery(where, one_day, start, to, uri)
         else:
             print(f"{uri}: nothing is billed for it")
+    lines = [f"{uri}: {size:,} bytes" for uri, size in scanned.items()]
+    result({"bytes": scanned}, "\n".join(lines) or "0 bytes", said=True)
 
 # %% ../../nbs/etl/00_gcp_dataloader.ipynb #09201b37
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ from ..config import Settings, read_settings
 from ..features.days import make_days, write_dates
 from ..features.examples import THREADS, examples
 from ..formats import ENDINGS, table_writer, talking_beside
+from ..output import result
 from ..progress import progress
 from ..sources.read import read_options
 from ..sources.records import Records
@@ -122,8 +123,8 @@ def main(
     with talking_beside(next(iter(outputs))):
         for path, table in outputs.items():
             write_frames(table, path)
-        for path, table in outputs.items():
-            print(f"{table.num_rows:>12,} rows  {path}")
+        made = {str(path): table.num_rows for path, table in outputs.items()}
+        result(made, "\n".join(f"{rows:>12,} rows  {path}" for path, rows in made.items()))
     return list(outputs)
 
 

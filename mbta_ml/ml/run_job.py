@@ -45,7 +45,7 @@ from mbta_ml.ml.trials import (
 )
 from ..models.files import save_model
 from ..models.on_disk import companions, read_sidecar
-from ..output import say
+from ..output import result, say
 from ..progress import listening, progress, speaking
 from ..gate import by_production, gate
 from ..registry import promote, tidy
@@ -455,19 +455,21 @@ def finish(
     work.tracker.summary(found)
     work.tracker.pictures(files)
     work.tracker.model(model, run.job, read_sidecar(companions(model)[0]))
-    log(report(found))
-    if "rests_on" in found:
-        log(f"note: {found['rests_on']}")
     use = model if said.startswith("not promoted") else work.production(trained)
-    for line in (
+    lines = [report(found)]
+    lines += [f"note: {found['rests_on']}"] if "rests_on" in found else []
+    lines += [
         f"\nrun          {run.experiment}",
         f"model        {model}",
         f"card         {run.model / 'README.md'}",
         f"production   {said}",
         f"predict      {how_to_predict(work.config, use)}",
         work.tracker.close(),
-    ):
+    ]
+    for line in lines:
         log(line)
+    where = {"run": run.name, "experiment": run.experiment, "model": model, "production": said}
+    result({**where, **found}, "\n".join(lines), said=True)
     return found
 
 # %% ../../nbs/ml/03a_run_job.ipynb #d1abffc4

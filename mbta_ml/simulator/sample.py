@@ -23,6 +23,7 @@ from .network import DAY_TYPES, MODES, ROUTES, demand, network, timetable
 from ..clock import service_midnight
 from .world import DEFAULT_SEED, DEFAULT_START, day_type, draws, simulate_day
 from ..files import atomic_path
+from ..output import add_answer_arguments, result
 from ..progress import steps
 
 # %% ../../nbs/simulator/02_sample.ipynb #274bdc0e
@@ -510,7 +511,7 @@ def main(
         default=settings.data / "sample.duckdb",
         help="the file to write (default: %(default)s)",
     )
-    given = parser.parse_args(arguments)
+    given = add_answer_arguments(parser).parse_args(arguments)
     try:
         path = make_sample(
             given.out,
@@ -525,13 +526,12 @@ def main(
         pings, trips = con.execute(
             "SELECT count(*), count(DISTINCT trip_id) FROM vehicle"
         ).fetchone()
-    print(
-        f"{path}: a synthetic MBTA, {given.days} days from {given.start}, routes {given.routes},"
-        f" seed {given.seed}"
-    )
-    print(
-        f"{pings:,} pings of {trips:,} trip ids, {path.stat().st_size / 1e6:.0f} MB. Simulated, not"
-        " recorded by the MBTA."
+    size, routes = path.stat().st_size, given.routes
+    result(
+        {"out": path, "pings": pings, "trips": trips, "bytes": size, "synthetic": True},
+        f"{path}: a synthetic MBTA, {given.days} days from {given.start}, routes {routes}, seed"
+        f" {given.seed}\n{pings:,} pings of {trips:,} trip ids, {size / 1e6:.0f} MB. Simulated, not"
+        " recorded by the MBTA.",
     )
 
 # %% ../../nbs/simulator/02_sample.ipynb #7bbaa78d
