@@ -188,12 +188,18 @@ import glob, os, re, signal, sys, time
 
 mark, session = sys.argv[1].encode(), re.compile("/session_[^/]*_%s/" % sys.argv[2])
 
+def writes_to_session(file):
+    try:
+        return bool(os.lstat(file).st_mode & 0o200 and session.search(os.readlink(file)))
+    except OSError:
+        return False
+
 def ours(process):
     try:
         with open(process + "/environ", "rb") as file:
             if mark in file.read().split(b"\\0"):
                 return True
-        return any(session.search(os.readlink(process + output)) for output in ("/fd/1", "/fd/2"))
+        return any(map(writes_to_session, glob.glob(process + "/fd/*")))
     except OSError:
         return False
 
