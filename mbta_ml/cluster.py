@@ -184,19 +184,29 @@ def ray_folder(
 # %% ../nbs/01a_cluster.ipynb #c93abbbb
 MARK = "MBTA_ML_RAY"  # a variable by which the processes of one start are known
 GUARD = """
-import glob, os, signal, sys, time
+import glob, os, re, signal, sys, time
 
-def marked(process):
+mark, session = sys.argv[1].encode(), re.compile("/session_[^/]*_%s/" % sys.argv[2])
+
+def writes_to_session(file):
+    try:
+        return bool(os.lstat(file).st_mode & 0o200 and session.search(os.readlink(file)))
+    except OSError:
+        return False
+
+def ours(process):
     try:
         with open(process + "/environ", "rb") as file:
-            return sys.argv[1].encode() in file.read().split(b"\\0")
+            if mark in file.read().split(b"\\0"):
+                return True
+        return any(map(writes_to_session, glob.glob(process + "/fd/*")))
     except OSError:
         return False
 
 sys.stdin.buffer.read()  # ends with the process that holds the other end
 quiet = 0
 while quiet < 5:  # one that was just being started is found a moment later
-    left = [process for process in glob.glob("/proc/[0-9]*") if marked(process)]
+    left = [process for process in glob.glob("/proc/[0-9]*") if ours(process)]
     for process in left:
         try:
             os.kill(int(process[6:]), signal.SIGKILL)
@@ -215,7 +225,7 @@ def guarded():
         yield
         return
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", GUARD, f"{MARK}={mark}"],
+        [sys.executable, "-I", "-S", "-c", GUARD, f"{MARK}={mark}", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -98,7 +98,8 @@ def prepare(folder: Path) -> dict:
     from mbta_ml.sources.bigquery.read import everything, parameters_of
     from mbta_ml.simulator.sample import make_sample
     from mbta_ml.sources.bigquery.meaning import CASES, INSTEAD, TRAPS
-    from mbta_ml.sources.stop_event_sql import COLUMNS, FRAMES, connect, query, to_duckdb
+    from mbta_ml.sources.dialects import connect, to_duckdb
+    from mbta_ml.sources.stop_event_sql import COLUMNS, FRAMES, query
 
     def at_once(table: str) -> str:
         "What a reading of BigQuery asks, its parameters written out"

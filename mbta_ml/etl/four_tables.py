@@ -23,11 +23,12 @@ from ..simulator.sample import COLUMNS, ensure_sample
 from ..sources.archive_timetable import archive_timetable
 from ..sources.contracts import CONTRACTS, DATE, TEXT, TIME, Contract, Rule, check
 from ..sources.extract import gathered
-from ..sources.gtfs_realtime import MARK, _read_live, _write_tables, directories
+from ..sources.live_files import directories
+from ..sources.live_tables import MARK, _read_live, _write_tables
 from ..sources.gtfs_static import database, read_timetable
 from ..sources.read import read_sources
 from ..sources.records import TIMETABLE, Records, stop_events
-from ..sources.stop_event_sql import connect
+from ..sources.dialects import connect
 from ..sources.tables import _attach, _is_synthetic
 
 # %% ../../nbs/etl/00a_four_tables.ipynb #5692874a

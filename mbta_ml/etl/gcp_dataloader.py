@@ -27,7 +27,7 @@ from ..sources.contracts import CONTRACTS, DUCKDB_TYPES, FLAG, Broken, type_brea
 from ..sources.extract import about_extract, check_free, gathered, summary, write_extract
 from ..sources.read import read_sources
 from ..sources.records import Records
-from ..sources.stop_event_sql import connect
+from ..sources.dialects import connect
 from ..sources.tables import _is_synthetic, attach_file, check_tables
 
 # %% ../../nbs/etl/00_gcp_dataloader.ipynb #0eb64a88

@@ -28,7 +28,7 @@ from .archive import MANNERS, Cache, Manners, Progress, alone, kept
 from .timetable_match import apply_timetable
 from ..clock import INSTANT, service_midnight
 from .records import Records
-from .stop_event_sql import connect
+from .dialects import connect
 
 # %% ../../nbs/sources/08_archive_timetable.ipynb #f52d3c16
 def _open_readonly(path: Path) -> contextlib.closing:

@@ -30,18 +30,8 @@ from mbta_ml.sources.contracts import (
 )
 from .foreign_file import attach_file, check_tables
 from .records import Records, records_of, STOPS
-from mbta_ml.sources.stop_event_sql import (
-    COLUMNS,
-    FATES,
-    FRAMES,
-    ONCE,
-    SERVICE_DAY,
-    STEPS,
-    VISIT,
-    connect,
-    lacking,
-    to_duckdb,
-)
+from .dialects import SERVICE_DAY, connect, to_duckdb
+from .stop_event_sql import COLUMNS, FATES, FRAMES, ONCE, STEPS, VISIT, lacking
 
 # %% ../../nbs/sources/03_tables.ipynb #baba6736
 def check_columns(

@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..contracts import CONTRACTS, ENOUGH_ROWS, Breach, Rule, alone
-from ..stop_event_sql import COLUMNS, SERVICE_DAY
+from ..dialects import SERVICE_DAY
+from ..stop_event_sql import COLUMNS
 
 # %% ../../../nbs/sources/bigquery/01_contracts.ipynb #fba3f104
 def rules_of(

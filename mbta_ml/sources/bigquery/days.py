@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from ...files import atomic_path, read_json, remove, write_json
 from .query import FRAME_SCHEMAS, LATE_DAYS
 from ..records import STOP_EVENTS, TIMETABLE, to_schema
-from ..stop_event_sql import COLUMNS, connect
+from ..dialects import connect
+from ..stop_event_sql import COLUMNS
 
 # %% ../../../nbs/sources/bigquery/01b_days.ipynb #fe37249a
 KEPT = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE}

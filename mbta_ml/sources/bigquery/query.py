@@ -17,6 +17,7 @@ from ...clock import INSTANT, service_date
 from .client import Service
 from .contracts import good, tally
 from ..records import STOP_EVENTS, TIMETABLE
+from ..dialects import SERVICE_DAY
 from mbta_ml.sources.stop_event_sql import (
     AGAIN,
     AGAIN_WORDS,
@@ -24,7 +25,6 @@ from mbta_ml.sources.stop_event_sql import (
     FRAMES,
     KNOWN_AT,
     ONCE,
-    SERVICE_DAY,
     STEPS,
     lacking,
 )

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..stop_event_sql import connect, to_duckdb
+from ..dialects import connect, to_duckdb
 
 # %% ../../../nbs/sources/bigquery/04_stand_in.ipynb #9fb40214
 TYPES = {

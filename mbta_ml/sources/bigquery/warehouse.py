@@ -21,13 +21,8 @@ import pyarrow.parquet as pq
 from ...config import Settings
 from .client import Service, check_price, finished, parse_dataset
 from ...clock import INSTANT
-from mbta_ml.sources.stop_event_sql import (
-    COLUMNS,
-    LACKING,
-    RUN_DATES,
-    connect,
-    to_duckdb,
-)
+from ..dialects import connect, to_duckdb
+from ..stop_event_sql import COLUMNS, LACKING, RUN_DATES
 from ..contracts import DATE, FLAG, NUMBER, TEXT, TIME, WHOLE
 
 # %% ../../../nbs/sources/bigquery/03_warehouse.ipynb #0a98eee3
