@@ -24,7 +24,7 @@ from .sources.read import read_options
 from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
 from .models.predictors import Lookup, load
-from .output import note, say
+from .output import note, result
 from .progress import progress
 from .runs import model_of
 
@@ -217,7 +217,10 @@ def main(
             written += len(piece)
             seen += 0 if until is None else pc.sum(pc.less(piece["made_at"], until)).as_py() or 0
     with talking_beside(out):
-        say(f"{written:,} predictions  {out}")
+        result(
+            {"out": out, "predictions": written, "model": options.model},
+            f"{written:,} predictions  {out}",
+        )
     if seen:
         note(
             f"{seen:,} of them were made before {model.until.isoformat()}, where the records of the"
