@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_ROUNDS', 'OBJECTIVES', 'PATIENCE', 'SPACE', 'SEARCH_ROUNDS', 'BOUNDS', 'PARAMETERS', 'STEP', 'JOB',
-           'rows_of', 'booster_params', 'counting', 'Fit', 'fit', 'shared', 'Boosting', 'with_band', 'train',
-           'best_line', 'base_params', 'learn', 'main', 'look_ahead']
+           'rows_of', 'booster_params', 'counting', 'Fit', 'boost', 'fit', 'shared', 'Boosting', 'with_band',
+           'fitted_in_memory', 'train', 'best_line', 'base_params', 'fitted_from_disk', 'fitting_of', 'learn', 'main',
+           'look_ahead']
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #7339adca
 import math
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +24,19 @@ from ..cli import command
 from ..config import Settings
 from ..features.examples import examples
 from .job import Job, JobConfig, Lesson, Parameters, lesson_of
+from .on_workers import fitted_on_workers
+from mbta_ml.ml.out_of_core import (
+    OnDisk,
+    Plan,
+    add_arguments,
+    borders,
+    on_disk,
+    paged,
+    plan_in,
+    plan_of,
+)
 from .rows import arrays, chosen_features
-from .run_job import Trained, Work, job_main
+from .run_job import CHECKPOINTS, Trained, Work, job_main
 from .trials import Range, Trial, best_of
 from ..models.answers import Residuals
 from ..models.predictors import XGBoost
@@ -139,6 +154,33 @@ class Fit:
     curves: dict  # part → mean absolute error in seconds, by round
 
 
+def boost(
+    rows: "xgb.DMatrix",
+    watched: dict[str, "xgb.DMatrix"],  # `train`, `validation`; none: exactly `rounds` rounds
+    params: dict,
+    rounds: int,  # at most
+) -> Fit:
+    "Boost trees, stopping when the error of the last that are watched gets no better"
+    import xgboost as xgb
+
+    with progress("boosting", rounds, "rounds") as boosting:
+        how = {"verbose_eval": False, "callbacks": [counting(boosting)]}
+        if not watched:
+            return Fit(xgb.train(booster_params(params), rows, rounds, **how), rounds, {})
+        boosting.unit = "rounds at most"
+        booster = xgb.train(
+            booster_params(params),
+            rows,
+            rounds,
+            evals=[(part, name) for name, part in watched.items()],
+            evals_result=(curves := {}),
+            early_stopping_rounds=PATIENCE,
+            **how,
+        )
+    best = booster.best_iteration + 1
+    return Fit(booster[:best], best, {part: errors["mae"] for part, errors in curves.items()})
+
+
 def fit(
     train: pd.DataFrame,
     validation: pd.DataFrame | None,  # None: exactly `rounds` rounds
@@ -147,30 +189,15 @@ def fit(
     rounds: int,  # at most
 ) -> Fit:
     "Boost trees on `train`, stopping when `validation` gets no better"
-    import xgboost as xgb
-
     binned = lambda part, like=None: rows_of(
         arrays(part, features), features, like, max_bin=params["max_bin"]
     )
-    with progress("boosting", rounds, "rounds") as boosting:
-        rows, taken = binned(train), booster_params(params)
-        how = {"verbose_eval": False, "callbacks": [counting(boosting)]}
-        if validation is None:
-            return Fit(xgb.train(taken, rows, rounds, **how), rounds, {})
-        boosting.unit = "rounds at most"
-        some = train.iloc[:: max(1, len(train) // 20_000)]
-        parts = {"train": some, "validation": validation}
-        booster = xgb.train(
-            taken,
-            rows,
-            rounds,
-            evals=[(binned(part, rows), name) for name, part in parts.items()],
-            evals_result=(curves := {}),
-            early_stopping_rounds=PATIENCE,
-            **how,
-        )
-    best = booster.best_iteration + 1
-    return Fit(booster[:best], best, {part: errors["mae"] for part, errors in curves.items()})
+    rows = binned(train)
+    if validation is None:
+        return boost(rows, {}, params, rounds)
+    some = train.iloc[:: max(1, len(train) // 20_000)]
+    watched = {"train": binned(some, rows), "validation": binned(validation, rows)}
+    return boost(rows, watched, params, rounds)
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #d6efb23d
 def shared(
@@ -245,22 +272,34 @@ def with_band(
     return replace(model, residuals=Residuals.of(seen, errors))
 
 
+def fitted_in_memory(
+    lesson: Lesson,
+    params: dict,
+) -> Callable:  # (part, the part that is watched or None, rounds at most) → Fit
+    "How the rows of a lesson are fitted"
+    parts, features = lesson.parts, chosen_features(lesson.parts["train"])
+    return lambda part, watched, rounds: fit(
+        parts[part], watched and parts[watched], features, params, rounds
+    )
+
+
 def train(
     lesson: Lesson,
     params: dict,
     rounds: int = MOST_ROUNDS,
+    fitted: Callable | None = None,  # as from `fitted_in_memory`; None: that
     **about,  # further fields of `Trained`
 ) -> Trained:
     "Choose the rounds, measure the errors, fit again on all"
     began = time.monotonic()
-    parts = lesson.parts
-    features = chosen_features(parts["train"])
+    features = chosen_features(lesson.parts["train"])
+    fitted = fitted or fitted_in_memory(lesson, params)
     with progress("fitting", 3, "parts") as fitting:
-        first = fit(parts["train"], parts["validation"], features, params, rounds)
+        first = fitted("train", "validation", rounds)
         fitting.step()
-        before = fit(parts["before test"], None, features, params, first.rounds)
+        before = fitted("before test", None, first.rounds)
         fitting.step()
-        last = fit(parts["all"], None, features, params, first.rounds)
+        last = fitted("all", None, first.rounds)
     model = with_band(first, features, lesson)
     return Trained(
         shipped=replace(model, booster=last.booster),
@@ -298,6 +337,53 @@ def base_params(
     return PARAMETERS.for_run(config)
 
 
+def fitted_from_disk(
+    disk: OnDisk,
+    drawn: dict[str, np.ndarray],  # rows of the training part, as from `arrays`
+    params: dict,
+) -> Callable:  # as from `fitted_in_memory`
+    "How all rows of a folder are fitted, batch by batch"
+    how = {"max_bin": params["max_bin"]}
+
+    def within(cache: Path, part: str, watched: str | None, rounds: int) -> Fit:
+        lent = borders(drawn, disk.features, **how)
+        rows = paged(disk, part, cache, lent, threads=params["nthread"], **how)
+        if watched is None:
+            return boost(rows, {}, params, rounds)
+        some = {name: array[:: max(1, len(array) // 20_000)] for name, array in drawn.items()}
+        seen = paged(disk, watched, cache, rows, threads=params["nthread"], weighted=False, **how)
+        both = {"train": rows_of(some, disk.features, rows, **how), watched: seen}
+        return boost(rows, both, params, rounds)
+
+    def fitted(part: str, watched: str | None, rounds: int) -> Fit:
+        with tempfile.TemporaryDirectory() as cache:
+            return within(Path(cache), part, watched, rounds)
+
+    return fitted
+
+
+def fitting_of(
+    work: Work,
+    plan: Plan,
+    params: dict,
+) -> tuple[Callable | None, dict]:  # as from `fitted_in_memory`; what the sidecar says besides
+    "How a run's rows are fitted, as its plan says"
+    if plan.examples is None:
+        return None, {}
+    train = work.lesson.parts["train"]
+    disk = on_disk(work, Path(plan.examples), chosen_features(train))
+    drawn, rows = arrays(train, disk.features), disk.rows.sum().astype(int).to_dict()
+    work.log(
+        f"all rows of {plan.examples}: " + ", ".join(f"{name} {n:,}" for name, n in rows.items())
+    )
+    if plan.workers is None:
+        return fitted_from_disk(disk, drawn, params), {"rows": rows}
+    folder = work.run.experiment / CHECKPOINTS
+    on = (plan.workers, work.settings, folder, work.log)
+    workers = fitted_on_workers(disk, drawn, booster_params(params), PATIENCE, *on)
+    return (lambda *task: Fit(*workers(*task))), {"rows": rows}
+
+
 def learn(
     work: Work,
 ) -> Trained:
@@ -311,8 +397,9 @@ def learn(
         trials = work.search(Boosting, data)
         params |= best_of(trials).params
         work.log(best_line(trials))
+    fitted, about = fitting_of(work, plan_in(work), params)
     work.log("fitting, on the training part first, then on all before the test part, then on all")
-    trained = train(work.lesson, params, rounds, trials=trials, space=SPACE)
+    trained = train(work.lesson, params, rounds, fitted, trials=trials, space=SPACE, about=about)
     work.log(f"fitted in {trained.train_seconds:.0f} s: {trained.rounds} rounds")
     return trained
 
@@ -324,6 +411,9 @@ JOB = Job(
     " them.",
     learn,
     PARAMETERS,
+    add_arguments,
+    Plan,
+    plan_of,
 )
 
 
