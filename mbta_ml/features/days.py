@@ -36,7 +36,7 @@ from mbta_ml.sources.records import (
     to_schema,
 )
 from ..clock import service_date, service_midnight
-from ..sources.stop_event_sql import connect
+from ..sources.dialects import connect
 from .columns import FEATURES, IDENTITY, NUMBERS
 from .examples import give_back, pieces
 from ..files import atomic_path, read_json
