@@ -195,6 +195,8 @@ def writes_to_session(file):
         return False
 
 def ours(process):
+    if process == "/proc/" + sys.argv[2]:  # where it isn't killed it goes on, its log in hand
+        return False
     try:
         with open(process + "/environ", "rb") as file:
             if mark in file.read().split(b"\\0"):
