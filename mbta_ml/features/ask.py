@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RARE', 'OVERDUE_SECONDS', 'CANDIDATE', 'CANDIDATE_KIND', 'OLDEST_SECONDS', 'ROW', 'MOST_STUCK_SECONDS', 'EMPTY',
            'Timetable', 'place_in_timetable', 'plan_by_timetable', 'usual_platform', 'plan_by_pattern', 'plan',
-           'place_of', 'already_reached', 'is_nearer', 'running_time', 'candidates', 'in_order', 'no_older',
+           'place_of', 'already_reached', 'is_nearer', 'in_order', 'running_time', 'candidates', 'no_older',
            'not_negative', 'or_zero', 'time_features', 'stuck', 'link_features', 'parent_of', 'way_features',
            'share_lately', 'trip_features', 'standing_features', 'ask']
 
@@ -84,7 +84,7 @@ def usual_platform(
         place = r.next
     return best, times
 
-
+# %% ../../nbs/features/01a_ask.ipynb #59a8b34a
 @compiled
 def plan_by_pattern(
     state: State,
@@ -169,6 +169,7 @@ CANDIDATE = record(
     current_excess=np.float64(0),
     stuck=np.float64(0),
 )
+CANDIDATE_KIND = CANDIDATE.dtype
 
 
 @compiled
@@ -185,6 +186,22 @@ def is_nearer(
     return one.stop < other.stop
 
 
+@compiled
+def in_order(
+    found: np.ndarray,  # CANDIDATE
+    many: int,  # how many there are
+) -> np.ndarray:  # places
+    "The nearest first"
+    order = np.arange(many)
+    for n in range(1, many):
+        spot = n
+        while spot > 0 and is_nearer(found[n], found[order[spot - 1]]):
+            order[spot] = order[spot - 1]
+            spot -= 1
+        order[spot] = n
+    return order
+
+# %% ../../nbs/features/01a_ask.ipynb #6c4d96a5
 @compiled
 def running_time(
     state: State,
@@ -225,25 +242,6 @@ def candidates(
             c.previous = state.stretches[stretch].previous
         many += 1
     return found, in_order(found, many)
-
-
-CANDIDATE_KIND = CANDIDATE.dtype
-
-
-@compiled
-def in_order(
-    found: np.ndarray,  # CANDIDATE
-    many: int,  # how many there are
-) -> np.ndarray:  # places
-    "The nearest first"
-    order = np.arange(many)
-    for n in range(1, many):
-        spot = n
-        while spot > 0 and is_nearer(found[n], found[order[spot - 1]]):
-            order[spot] = order[spot - 1]
-            spot -= 1
-        order[spot] = n
-    return order
 
 # %% ../../nbs/features/01a_ask.ipynb #8c9baf90
 OLDEST_SECONDS = 6 * 3600
@@ -340,7 +338,7 @@ def stuck(
         return 0.0
     return min(max(or_zero(now - arrived - usual), 0.0), MOST_STUCK_SECONDS * 1000.0)
 
-
+# %% ../../nbs/features/01a_ask.ipynb #f9d80167
 @compiled
 def link_features(
     state: State,
@@ -471,6 +469,9 @@ def standing_features(
         row.progress_excess_seconds = beyond / 1000
 
 # %% ../../nbs/features/01a_ask.ipynb #9e7ab627
+EMPTY = np.full(1, ROW)
+
+
 @compiled
 def ask(
     state: State,
@@ -500,6 +501,3 @@ def ask(
         link_features(state, v, c, now, row)
         way_features(found, order, nth, row)
     return at + len(order)
-
-
-EMPTY = np.full(1, ROW)

@@ -165,7 +165,7 @@ def give_back() -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
-
+# %% ../../nbs/features/02_examples.ipynb #3b673b87
 def pieces(
     records: list[Records],  # the sources
     # stop events that a model remembers: the past of a source that starts cold
@@ -179,7 +179,7 @@ def pieces(
 ) -> Iterator[pa.Table]:  # at least one
     "Examples in the order of `made_at`, some at a time"
     # Numba is loaded, and compiles, when examples are made: not by an import or `--help`
-    from mbta_ml.features.replay import ALWAYS, gather, replayed, truth_of, world_of
+    from mbta_ml.features.replay import ALWAYS, gather, replayed, truth_of, warm_up, world_of
 
     fresh, timetable = (
         pa.concat_tables([getattr(r, frame) for r in records])
@@ -196,6 +196,8 @@ def pieces(
         "start": 0 if start is None else int(start.timestamp() * 1000),
         "end": ALWAYS if end is None else int(end.timestamp() * 1000),
     }
+    with progress("compiling, once on a machine"):
+        warm_up(world, truth)
     known, heard = world.messages["known"], 0
     with progress("making examples", float(len(known)), "records") as making:
         chosen = chosen_questions(world, at_most, seed, **how) if at_most else None

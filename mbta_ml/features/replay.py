@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'TIMES', 'POSITIONS', 'MESSAGE_AT', 'PENDING', 'ASKED', 'UNDER_WAY', 'QUESTIONS', 'PHASE', 'NEXT', 'HEARING',
-           'ASKING', 'DONE', 'MORE_ROOM', 'MORE_ROWS', 'TURN', 'TURN_QUESTIONS', 'ALWAYS', 'sorted_names', 'codes',
-           'joint', 'runs_of', 'known_first', 'gather', 'milliseconds', 'trips_of', 'lines_of', 'World', 'messages_of',
-           'timetable_of', 'world_of', 'Cursor', 'new_cursor', 'pending_departure', 'hear_instant', 'pending_ticks',
-           'sort_pending', 'next_instant', 'Task', 'answer', 'answer_pending', 'replay', 'turns_of', 'replayed',
-           'questions', 'Truth', 'truth_of', 'true_arrivals']
+           'ASKING', 'DONE', 'MORE_ROOM', 'MORE_ROWS', 'TURN', 'ALWAYS', 'TURN_QUESTIONS', 'sorted_names', 'codes',
+           'joint', 'runs_of', 'known_first', 'gather', 'milliseconds', 'trips_of', 'lines_of', 'messages_of',
+           'timetable_of', 'World', 'world_of', 'Cursor', 'new_cursor', 'next_instant', 'pending_departure',
+           'hear_instant', 'pending_ticks', 'sort_pending', 'Task', 'answer', 'answer_pending', 'replay', 'Truth',
+           'truth_of', 'true_arrivals', 'turns_of', 'warm_up', 'replayed', 'questions']
 
 # %% ../../nbs/features/01b_replay.ipynb #28e234f8
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -187,29 +187,7 @@ def lines_of(
     line[there] = pd.factorize(line[there], sort=True)[0]
     return line, direction
 
-
-@dataclass(frozen=True)
-class World:
-    "What a replay hears and knows beforehand, as numbers"
-
-    events: pa.Table  # from `gather`
-    messages: np.ndarray  # MESSAGE, in the order in which they became known
-    timetable: Timetable
-    stops: pa.Array  # names
-    stations: pa.Array
-
-    def new_state(self) -> State:
-        "A state with room for its names"
-        many = {name: int(self.messages[name].max(initial=-1)) + 1 for name in ("run", "line")}
-        return new_state(
-            runs=many["run"],
-            visit_of=len(self.events),
-            stops=len(self.stops),
-            stations=len(self.stations),
-            lines=many["line"] + 1,
-        )
-
-
+# %% ../../nbs/features/01b_replay.ipynb #ab5996ee
 def messages_of(
     events: pa.Table,  # from `gather`
     about: dict,  # field of MESSAGE → of each event
@@ -237,7 +215,7 @@ def messages_of(
     ties = [found[name] for name in ("is_departure", "stop", "sequence", "run", "happened")]
     return found[np.lexsort((*ties, found["known"]))]
 
-
+# %% ../../nbs/features/01b_replay.ipynb #9245837e
 def timetable_of(
     table: pa.Table,  # TIMETABLE
     trip: np.ndarray,  # of each row
@@ -261,6 +239,28 @@ def timetable_of(
     found["again"] = pd.Index(joint(trip, (station[order], len(stations) + 1))).duplicated()
     found["is_last"] = np.r_[trip[1:] != trip[:-1], True][: len(trip)]
     return Timetable(np.searchsorted(trip, np.arange(trip.max(initial=-1) + 2)), found)
+
+# %% ../../nbs/features/01b_replay.ipynb #59f792c5
+@dataclass(frozen=True)
+class World:
+    "What a replay hears and knows beforehand, as numbers"
+
+    events: pa.Table  # from `gather`
+    messages: np.ndarray  # MESSAGE, in the order in which they became known
+    timetable: Timetable
+    stops: pa.Array  # names
+    stations: pa.Array
+
+    def new_state(self) -> State:
+        "A state with room for its names"
+        many = {name: int(self.messages[name].max(initial=-1)) + 1 for name in ("run", "line")}
+        return new_state(
+            runs=many["run"],
+            visit_of=len(self.events),
+            stops=len(self.stops),
+            stations=len(self.stations),
+            lines=many["line"] + 1,
+        )
 
 
 def world_of(
@@ -314,6 +314,21 @@ def new_cursor(
 
 
 @compiled
+def next_instant(
+    messages: np.ndarray,  # MESSAGE
+    every: float,  # milliseconds; 0: no ticks
+    cursor: Cursor,
+) -> float:  # infinite where nothing comes
+    "When something is heard or asked next"
+    at, now = cursor.places, np.inf
+    if at[MESSAGE_AT] < len(messages):
+        now = messages[at[MESSAGE_AT]].known
+    if every > 0 and at[UNDER_WAY] > 0:
+        now = min(now, cursor.instants[1])
+    return now
+
+# %% ../../nbs/features/01b_replay.ipynb #dc522ee9
+@compiled
 def pending_departure(
     state: State,
     cursor: Cursor,
@@ -356,7 +371,7 @@ def hear_instant(
                 at[UNDER_WAY] += 1
     return True
 
-
+# %% ../../nbs/features/01b_replay.ipynb #a93f1b26
 @compiled
 def pending_ticks(
     state: State,
@@ -398,21 +413,6 @@ def sort_pending(
             spot -= 1
         cursor.pending[spot] = visit
 
-
-@compiled
-def next_instant(
-    messages: np.ndarray,  # MESSAGE
-    every: float,  # milliseconds; 0: no ticks
-    cursor: Cursor,
-) -> float:  # infinite where nothing comes
-    "When something is heard or asked next"
-    at, now = cursor.places, np.inf
-    if at[MESSAGE_AT] < len(messages):
-        now = messages[at[MESSAGE_AT]].known
-    if every > 0 and at[UNDER_WAY] > 0:
-        now = min(now, cursor.instants[1])
-    return now
-
 # %% ../../nbs/features/01b_replay.ipynb #7c889ca9
 class Task(NamedTuple):
     "Which questions are answered"
@@ -424,6 +424,7 @@ class Task(NamedTuple):
     listing: bool  # write one row for each question, with the stops ahead as `stops_ahead`
 
 
+ALWAYS = 2.0**62  # milliseconds: an instant after all others
 TURN_QUESTIONS = 2000  # after so many a replay hands over what it has
 
 
@@ -475,7 +476,7 @@ def answer_pending(
                 return filled, TURN
     return filled, DONE
 
-
+# %% ../../nbs/features/01b_replay.ipynb #40b0691f
 @compiled
 def replay(
     state: State,
@@ -505,58 +506,6 @@ def replay(
         if why != DONE:
             return filled, why
         at[PHASE] = NEXT
-
-# %% ../../nbs/features/01b_replay.ipynb #9c88fb45
-ALWAYS = 2.0**62  # milliseconds: an instant after all others
-
-
-def turns_of(
-    world: World,
-    task: Task,
-) -> Iterator[np.ndarray]:  # ROW; it is written over two turns later
-    "A replay, turn by turn"
-    state, cursor = world.new_state(), new_cursor(int(world.messages["run"].max(initial=-1)) + 1)
-    rows, spare, filled, why = np.full(20_000, ROW), np.full(20_000, ROW), 0, None
-    while why != DONE:
-        filled, why = replay(state, world.messages, world.timetable, task, cursor, rows, filled)
-        if why == MORE_ROOM:
-            state = with_room(state)
-        elif why == MORE_ROWS:
-            rows = np.concatenate([rows, np.full(len(rows), ROW)])
-        else:
-            yield rows[:filled]
-            rows, spare, filled = spare, rows, 0
-
-
-def replayed(
-    world: World,
-    every_seconds: int | None = None,  # also at ticks between departures
-    start: float = 0,  # milliseconds: what is asked from then on
-    end: float = ALWAYS,  # and before
-    chosen: np.ndarray | None = None,  # of each question, whether it is answered
-    finish: Callable = np.copy,  # what becomes of the rows of a turn
-) -> Iterator:  # of what `finish` returns
-    "The answers to all questions of a replay, in order"
-    every = 1000.0 * (every_seconds or 0)
-    chosen = np.zeros(0, np.bool_) if chosen is None else chosen
-    turns = turns_of(world, Task(every, float(start), float(end), chosen, False))
-    with ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(next, turns, None)
-        while (rows := waiting.result()) is not None:
-            waiting = pool.submit(next, turns, None)
-            yield pool.submit(finish, rows).result()
-
-# %% ../../nbs/features/01b_replay.ipynb #7bad26e7
-def questions(
-    world: World,
-    every_seconds: int | None = None,
-    start: float = 0,
-    end: float = ALWAYS,
-) -> np.ndarray:  # ROW, of which `made`, `event` and `stops_ahead` are filled
-    "All questions of a replay, unanswered"
-    every, none = 1000.0 * (every_seconds or 0), np.zeros(0, np.bool_)
-    task = Task(every, float(start), float(end), none, True)
-    return np.concatenate([rows.copy() for rows in turns_of(world, task)])
 
 # %% ../../nbs/features/01b_replay.ipynb #70f9a39c
 class Truth(NamedTuple):
@@ -593,3 +542,62 @@ def true_arrivals(
             if truth.station[place] == row.station and arrival > row.made:
                 found[n] = arrival if np.isnan(found[n]) else min(found[n], arrival)
     return found
+
+# %% ../../nbs/features/01b_replay.ipynb #9c88fb45
+def turns_of(
+    world: World,
+    task: Task,
+) -> Iterator[np.ndarray]:  # ROW; it is written over two turns later
+    "A replay, turn by turn"
+    state, cursor = world.new_state(), new_cursor(int(world.messages["run"].max(initial=-1)) + 1)
+    rows, spare, filled, why = np.full(20_000, ROW), np.full(20_000, ROW), 0, None
+    while why != DONE:
+        filled, why = replay(state, world.messages, world.timetable, task, cursor, rows, filled)
+        if why == MORE_ROOM:
+            state = with_room(state)
+        elif why == MORE_ROWS:
+            rows = np.concatenate([rows, np.full(len(rows), ROW)])
+        else:
+            yield rows[:filled]
+            rows, spare, filled = spare, rows, 0
+
+
+def warm_up(
+    world: World,
+    truth: Truth,
+) -> None:
+    "Compile all loops, or load what was kept of them, with nothing to hear and nothing to ask"
+    task = Task(0.0, 0.0, ALWAYS, np.zeros(0, np.bool_), False)
+    assert sum(map(len, turns_of(replace(world, messages=world.messages[:0]), task))) == 0
+    true_arrivals(truth, np.full(0, ROW))
+
+
+def replayed(
+    world: World,
+    every_seconds: int | None = None,  # also at ticks between departures
+    start: float = 0,  # milliseconds: what is asked from then on
+    end: float = ALWAYS,  # and before
+    chosen: np.ndarray | None = None,  # of each question, whether it is answered
+    finish: Callable = np.copy,  # what becomes of the rows of a turn
+) -> Iterator:  # of what `finish` returns
+    "The answers to all questions of a replay, in order"
+    every = 1000.0 * (every_seconds or 0)
+    chosen = np.zeros(0, np.bool_) if chosen is None else chosen
+    turns = turns_of(world, Task(every, float(start), float(end), chosen, False))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(next, turns, None)
+        while (rows := waiting.result()) is not None:
+            waiting = pool.submit(next, turns, None)
+            yield pool.submit(finish, rows).result()
+
+# %% ../../nbs/features/01b_replay.ipynb #7bad26e7
+def questions(
+    world: World,
+    every_seconds: int | None = None,
+    start: float = 0,
+    end: float = ALWAYS,
+) -> np.ndarray:  # ROW, of which `made`, `event` and `stops_ahead` are filled
+    "All questions of a replay, unanswered"
+    every, none = 1000.0 * (every_seconds or 0), np.zeros(0, np.bool_)
+    task = Task(every, float(start), float(end), none, True)
+    return np.concatenate([rows.copy() for rows in turns_of(world, task)])

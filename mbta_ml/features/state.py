@@ -7,8 +7,8 @@ __all__ = ['MESSAGE', 'RUN', 'VISIT', 'STOP', 'STATION', 'LINK', 'STRETCH', 'REA
            'GROWING', 'VISITS', 'STRETCHES', 'REACHES', 'LINKS', 'PASSAGES', 'PLANS', 'VALUES', 'LEAVING', 'KINDS',
            'MOST_PLANNED', 'LEAST_ROOM', 'LONGEST_LINK_SECONDS', 'LARGEST_EXCESS', 'LONGEST_JOURNEY_SECONDS', 'State',
            'widened', 'with_room', 'new_state', 'has_room', 'is_earlier', 'visit_about', 'more_room', 'hear_passage',
-           'link_between', 'hear_link', 'hear_excess', 'stretch_of', 'new_stretch', 'hear_platform', 'hear_journey',
-           'hear_running_time', 'hear_arrival', 'hear_departure']
+           'link_between', 'hear_link', 'hear_excess', 'stretch_of', 'new_stretch', 'hear_platform',
+           'hear_scheduled_time', 'hear_running_time', 'hear_journey', 'hear_arrival', 'hear_departure']
 
 # %% ../../nbs/features/01_state.ipynb #2b73be3f
 from typing import NamedTuple
@@ -158,7 +158,7 @@ AHEAD = record(  # a stop ahead of a run, from the timetable or as usual
     is_last=np.float32(np.nan),
 )
 
-
+# %% ../../nbs/features/01_state.ipynb #c4690fd8
 class State(NamedTuple):
     "All that a prediction may look at"
 
@@ -222,7 +222,7 @@ def with_room(
     longest = int(state.visits["nth"].max(initial=0)) + 1
     kinds = ("visits", "stretches", "reached", "links", "passages")
     more = {name: max(LEAST_ROOM, 2 * longest) for name in kinds}
-    more |= {"plans": MOST_PLANNED, "values": (4 * longest + 2) * LATEST}
+    more |= {"plans": 2 * MOST_PLANNED, "values": (4 * longest + 200) * LATEST}
     rooms = many | {name: u[GROWING.index(name)] + room for name, room in more.items()}
     grown = {name: widened(getattr(state, name), KINDS[name], room) for name, room in rooms.items()}
     tables = {"stretch_keys": STRETCHES, "leaving": LEAVING, "link_keys": LINKS}
@@ -377,7 +377,7 @@ def link_between(
         state.used[LINKS] += 1
     return state.link_keys.places[spot]
 
-
+# %% ../../nbs/features/01_state.ipynb #b260bc8f
 @compiled
 def hear_link(
     state: State,
@@ -395,15 +395,16 @@ def hear_link(
     usual_before = k.usual
     if k.seen >= k.room and k.room < LATEST:
         k.start, k.room = more_room(state, k.start, k.room, 1)
-    counted = push(state.values, k.start, k.room, k.seen, min(k.seen, LATEST), np.int32(took))
-    k.seen += 1
-    k.usual = quantile(state.values, k.start + k.room, counted, 0.5)
+    values, start, room, seen = state.values, k.start, k.room, k.seen
+    counted = push(values, start, room, seen, min(seen, LATEST), np.int32(took))
+    usual = quantile(values, start + room, counted, 0.5)
+    k.seen, k.usual = seen + 1, usual
     k.third_excess, k.second_excess, k.last_excess = (
         k.second_excess,
         k.last_excess,
-        took - k.usual,
+        took - usual,
     )
-    k.current_excess = median_of_ten(state.values, k.start, k.seen) - k.usual
+    k.current_excess = median_of_ten(values, start, seen + 1) - usual
     k.known, k.began = v.arrived_known, u.arrived
     if not np.isnan(usual_before):
         hear_excess(state, visit, took - usual_before, usual_before)
@@ -484,7 +485,38 @@ def hear_platform(
         state.stretches[stretch].reached = place
     state.reached[place].times += 1
 
+# %% ../../nbs/features/01_state.ipynb #7b398ecf
+@compiled
+def hear_scheduled_time(
+    state: State,
+    s: np.ndarray,  # STRETCH
+    scheduled: float,  # milliseconds, NaN where no timetable says
+) -> None:
+    "The scheduled running times of a stretch, with one more; before `hear_running_time`"
+    values, start, room = state.values, s.start + 2 * s.room, s.room
+    value = ABSENT if np.isnan(scheduled) else np.int32(scheduled)
+    counted = push(values, start, room, s.seen, s.announced, value)
+    s.announced, s.scheduled = counted, quantile(values, start + room, counted, 0.5)
 
+
+@compiled
+def hear_running_time(
+    state: State,
+    s: np.ndarray,  # STRETCH
+    travel: float,  # milliseconds
+) -> None:
+    "The running times of a stretch, with one more"
+    values, start, room, seen = state.values, s.start, s.room, s.seen
+    counted = push(values, start, room, seen, min(seen, LATEST), np.int32(travel))
+    ranked, s.seen = start + room, seen + 1
+    s.least, s.most = values[ranked], values[ranked + counted - 1]
+    s.low = quantile(values, ranked, counted, 0.1)
+    s.median = quantile(values, ranked, counted, 0.5)
+    s.high = quantile(values, ranked, counted, 0.9)
+    s.last, s.recent = travel, mean_of_three(values, start, seen + 1)
+    s.current = median_of_ten(values, start, seen + 1)
+
+# %% ../../nbs/features/01_state.ipynb #a1ca986e
 @compiled
 def hear_journey(
     state: State,
@@ -504,31 +536,10 @@ def hear_journey(
     s = state.stretches[stretch]
     if s.seen >= s.room and s.room < LATEST:
         s.start, s.room = more_room(state, s.start, s.room, 2)
-    value = ABSENT if np.isnan(scheduled) else np.int32(scheduled)
-    second = s.start + 2 * s.room
-    s.announced = push(state.values, second, s.room, s.seen, s.announced, value)
-    s.scheduled = quantile(state.values, second + s.room, s.announced, 0.5)
+    hear_scheduled_time(state, s, scheduled)
     hear_running_time(state, s, travel)
     s.previous = state.visits[w.before].station
     hear_platform(state, stretch, w.stop)
-
-
-@compiled
-def hear_running_time(
-    state: State,
-    s: np.ndarray,  # STRETCH
-    travel: float,  # milliseconds
-) -> None:
-    "The running times of a stretch, with one more"
-    counted = push(state.values, s.start, s.room, s.seen, min(s.seen, LATEST), np.int32(travel))
-    s.seen += 1
-    ranked = s.start + s.room
-    s.least, s.most = state.values[ranked], state.values[ranked + counted - 1]
-    s.low = quantile(state.values, ranked, counted, 0.1)
-    s.median = quantile(state.values, ranked, counted, 0.5)
-    s.high = quantile(state.values, ranked, counted, 0.9)
-    s.last, s.recent = travel, mean_of_three(state.values, s.start, s.seen)
-    s.current = median_of_ten(state.values, s.start, s.seen)
 
 # %% ../../nbs/features/01_state.ipynb #aad40c0d
 @compiled

@@ -55,7 +55,9 @@ def compiled(function):
     "Compile a function when it is first called, and keep the result"
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_KEPT or "")
     try:
-        return numba.njit(cache=_KEPT is not None, nogil=True)(function)
+        # by itself LLVM would pass the state's arrays from call to call, at half of the speed
+        how = {"nogil": True, "forceinline": True}
+        return numba.njit(cache=_KEPT is not None, **how)(function)
     finally:
         numba.config.CACHE_DIR = before
 
@@ -146,7 +148,7 @@ def first_not_below(
             end = middle
     return begin
 
-
+# %% ../../nbs/features/00_windows.ipynb #d5e4988e
 @compiled
 def push(
     values: np.ndarray,  # int32, those of all windows
