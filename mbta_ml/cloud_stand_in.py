@@ -92,10 +92,12 @@ def answer(
 # %% ../nbs/06d_cloud_stand_in.ipynb #0d677b46
 @route("POST", r"/v1/(.+):testIamPermissions")
 def granted_permissions(cloud, found, query, body):
+    "Those that the asker has, of those asked about"
     return {"permissions": [p for p in body["permissions"] if p in cloud.permissions]}
 
 
 def same_project(cloud, name):
+    "Refuse any other project"
     if name != cloud.project:
         raise Refused(403, "PERMISSION_DENIED", "The caller does not have permission")
 
@@ -103,6 +105,7 @@ def same_project(cloud, name):
 @route("POST", r"/v1/projects/([\w-]+)():getIamPolicy")
 @route("GET", r"/v1/projects/([\w-]+)/locations/[\w-]+/repositories/([\w-]+):getIamPolicy")
 def policy(cloud, found, query, body):
+    "Who has which role: in the project, or only in one repository"
     same_project(cloud, found[1])
     own = [] if found[2] else cloud.bindings  # ours are the project's
     return {"bindings": [{"role": role, "members": [member]} for role, member in own]}
@@ -110,12 +113,14 @@ def policy(cloud, found, query, body):
 
 @route("GET", r"/v1/projects/([\w-]+)")
 def project(cloud, found, query, body):
+    "The project's number"
     same_project(cloud, found[1])
     return {"projectId": cloud.project, "projectNumber": cloud.number, "lifecycleState": "ACTIVE"}
 
 
 @route("GET", r"/v1/projects/[\w-]+/services")
 def services(cloud, found, query, body):
+    "The APIs that are enabled"
     return {
         "services": [
             {"name": f"projects/{cloud.number}/services/{name}", "config": {"name": name}}
@@ -125,6 +130,7 @@ def services(cloud, found, query, body):
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #2d5de3ff
 def repository_of(cloud, location, name):
+    "A repository as Google describes it"
     return {
         "name": f"projects/{cloud.project}/locations/{location}/repositories/{name}",
         "format": cloud.repositories[location, name],
@@ -134,6 +140,7 @@ def repository_of(cloud, location, name):
 
 @route("GET", r"/v1/projects/[\w-]+/locations/([\w-]+)/repositories/([\w-]+)")
 def repository(cloud, found, query, body):
+    "A repository, if it is there"
     if found.groups() not in cloud.repositories:
         raise Refused(404, "NOT_FOUND", "Requested entity was not found.")
     return repository_of(cloud, *found.groups())
@@ -141,6 +148,7 @@ def repository(cloud, found, query, body):
 
 @route("POST", r"/v1/projects/[\w-]+/locations/([\w-]+)/repositories")
 def create_repository(cloud, found, query, body):
+    "A new repository"
     if "artifactregistry.repositories.create" not in cloud.permissions:
         raise Refused(403, "PERMISSION_DENIED", "artifactregistry.repositories.create denied")
     cloud.repositories[found[1], query["repositoryId"]] = body["format"]
@@ -151,11 +159,13 @@ def create_repository(cloud, found, query, body):
 
 @route("GET", r"/v1/projects/[\w-]+/locations/[\w-]+/operations/made")
 def operation(cloud, found, query, body):
+    "An operation that is over"
     return {"name": found[0].removeprefix("/v1/"), "done": True}
 
 
 @route("GET", r"/storage/v1/b/([\w.-]+)")
 def bucket(cloud, found, query, body):
+    "A bucket, if it is there"
     if found[1] not in cloud.buckets:
         raise Refused(404, "NOT_FOUND", "The specified bucket does not exist.")
     return {"kind": "storage#bucket", "name": found[1], "location": cloud.buckets[found[1]]}
@@ -163,6 +173,7 @@ def bucket(cloud, found, query, body):
 
 @route("GET", r"/v1/(projects/[\w-]+/secrets/[\w-]+/versions/\w+):access")
 def secret(cloud, found, query, body):
+    "A secret's value"
     if found[1] not in cloud.secrets:
         raise Refused(403, "PERMISSION_DENIED", "Permission 'secretmanager.versions.access' denied")
     return {"payload": {"data": base64.b64encode(cloud.secrets[found[1]].encode()).decode()}}
@@ -170,6 +181,7 @@ def secret(cloud, found, query, body):
 # %% ../nbs/06d_cloud_stand_in.ipynb #276a577c
 @route("POST", r"/v1/projects/[\w-]+/locations/([\w-]+)/customJobs")
 def create_job(cloud, found, query, body):
+    "A new job"
     if "aiplatform.customJobs.create" not in cloud.permissions:
         raise Refused(403, "PERMISSION_DENIED", "Permission 'aiplatform.customJobs.create' denied")
     name = f"projects/{cloud.number}/locations/{found[1]}/customJobs/{len(cloud.jobs) + 1}"
@@ -179,11 +191,13 @@ def create_job(cloud, found, query, body):
 
 @route("GET", r"/v1/projects/[\w-]+/locations/[\w-]+/customJobs")
 def list_jobs(cloud, found, query, body):
+    "All jobs, the latest first"
     return {"customJobs": cloud.jobs[::-1]}
 
 
 @route("GET", r"/v1/projects/[\w-]+/locations/[\w-]+/customJobs/(\d+)")
 def job(cloud, found, query, body):
+    "A job in its next state"
     if int(found[1]) > len(cloud.jobs):
         raise Refused(404, "NOT_FOUND", f"The CustomJob {found[1]} does not exist.")
     state = cloud.states[0] if len(cloud.states) == 1 else cloud.states.pop(0)
@@ -195,6 +209,7 @@ def job(cloud, found, query, body):
 
 @route("POST", r"/v2/entries:list")
 def entries(cloud, found, query, body):
+    "Log lines, each once"
     logs, cloud.logs = cloud.logs, []
     return {
         "entries": [
@@ -208,6 +223,7 @@ def entries(cloud, found, query, body):
 # %% ../nbs/06d_cloud_stand_in.ipynb #98b773f1
 @route("POST", r"/v1/projects/[\w-]+/locations/([\w-]+)/schedules")
 def create_schedule(cloud, found, query, body):
+    "A new schedule"
     if "aiplatform.schedules.create" not in cloud.permissions:
         raise Refused(403, "PERMISSION_DENIED", "Permission 'aiplatform.schedules.create' denied")
     name = f"projects/{cloud.number}/locations/{found[1]}/schedules/{len(cloud.schedules) + 1}"
@@ -242,6 +258,7 @@ def found_version(cloud: Cloud, region: str, name: str) -> dict:
 # %% ../nbs/06d_cloud_stand_in.ipynb #b50cc60c
 @route("POST", PLACE + r"/models:upload")
 def upload_model(cloud, found, query, body):
+    "A new model, or a version of one"
     may(cloud, "aiplatform.models.upload")
     region, model = found[1], body["model"]
     parent = body.get("parentModel", "").rpartition("/")[2]
@@ -265,6 +282,7 @@ def upload_model(cloud, found, query, body):
 
 @route("GET", PLACE + r"/models/([\w@-]+)")
 def model_version(cloud, found, query, body):
+    "A model's version"
     return found_version(cloud, *found.groups())
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #48e9180c
@@ -272,6 +290,7 @@ ENDPOINT = PLACE + r"/endpoints/([\w-]+)"
 
 
 def endpoint_of(cloud: Cloud, name: str) -> dict:
+    "An endpoint, if it is there"
     if name not in cloud.endpoints:
         raise Refused(404, "NOT_FOUND", f"The Endpoint {name} does not exist.")
     return cloud.endpoints[name]
@@ -288,6 +307,7 @@ def share_out(endpoint: dict, split: dict, new: str = "") -> None:
 
 @route("POST", PLACE + r"/endpoints")
 def create_endpoint(cloud, found, query, body):
+    "A new endpoint"
     may(cloud, "aiplatform.endpoints.create")
     name = f"projects/{cloud.number}/locations/{found[1]}/endpoints/{query['endpointId']}"
     more = {"name": name, "deployedModels": [], "trafficSplit": {}}
@@ -297,11 +317,13 @@ def create_endpoint(cloud, found, query, body):
 
 @route("GET", ENDPOINT)
 def endpoint(cloud, found, query, body):
+    "An endpoint as it is now"
     return endpoint_of(cloud, found[2])
 
 
 @route("PATCH", ENDPOINT)
 def update_endpoint(cloud, found, query, body):
+    "Another share of the requests"
     may(cloud, "aiplatform.endpoints.update")
     share_out(endpoint_of(cloud, found[2]), body["trafficSplit"])
     return cloud.endpoints[found[2]]
@@ -309,6 +331,7 @@ def update_endpoint(cloud, found, query, body):
 # %% ../nbs/06d_cloud_stand_in.ipynb #a0cac563
 @route("POST", ENDPOINT + ":deployModel")
 def deploy_model(cloud, found, query, body):
+    "A version gets machines"
     may(cloud, "aiplatform.endpoints.deploy")
     there, model = endpoint_of(cloud, found[2]), body["deployedModel"]
     version = found_version(cloud, found[1], model["model"].rpartition("/")[2])
@@ -326,6 +349,7 @@ def deploy_model(cloud, found, query, body):
 
 @route("POST", ENDPOINT + ":undeployModel")
 def undeploy_model(cloud, found, query, body):
+    "A version loses its machines"
     may(cloud, "aiplatform.endpoints.undeploy")
     there, gone = endpoint_of(cloud, found[2]), body["deployedModelId"]
     if gone in there["trafficSplit"]:
@@ -336,6 +360,7 @@ def undeploy_model(cloud, found, query, body):
 
 @route("GET", r"/storage/v1/b/([\w.-]+)/o")
 def objects(cloud, found, query, body):
+    "What lies in a bucket below a prefix"
     prefix, ends = query.get("prefix", ""), query.get("delimiter")
     inside, folders = [], set()
     for bucket, _, name in (each.partition("/") for each in sorted(cloud.objects)):
@@ -351,6 +376,7 @@ REPOSITORY = r"/v1/projects/([\w-]+)/locations/([\w-]+)/repositories/([\w-]+)"
 
 @route("GET", REPOSITORY + r"/packages/([\w%-]+)/versions")
 def versions(cloud, found, query, body):
+    "An image's digests, and the tags of each"
     project, location, repository, name = found.groups()
     image = f"{project}/{repository}/{unquote(name)}"
     package = found[0].removeprefix("/v1/").removesuffix("/versions")
@@ -372,6 +398,7 @@ def versions(cloud, found, query, body):
 
 @route("GET", REPOSITORY + r"/packages/([\w%-]+)/tags/([\w.-]+)")
 def tag(cloud, found, query, body):
+    "The digest behind a tag"
     project, location, repository, name, tag = found.groups()
     manifest = cloud.manifests.get((f"{project}/{repository}/{unquote(name)}", tag))
     if manifest is None:
