@@ -17,7 +17,7 @@ if not (here / "settings.ini").is_file():  # `gcloud ai custom-jobs local-run` c
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("train", "gcp", "dl", "serve", "live", "pipeline", "completion", "notebook", "docs", "dev")}
-extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"] + extras["serve"] + extras["pipeline"]  # the tests use all of them
+extras["dev"] += extras["train"] + extras["gcp"] + extras["dl"] + extras["serve"] + extras["live"] + extras["pipeline"]  # the tests use all of them
 
 fresh = tempfile.mkdtemp()  # not `build/`, where setuptools keeps modules that are deleted here, and packs them again
 atexit.register(shutil.rmtree, fresh, ignore_errors=True)
