@@ -7,7 +7,7 @@ __all__ = ['LONGEST_WAIT', 'MOST_PATIENCE', 'AHEAD_SECONDS', 'BAD', 'FEEDS', 'Tr
            'connect', 'Line', 'FeedHealth', 'Poll', 'back_off', 'allowance', 'http_date', 'seconds_of_date',
            'request_headers', 'Feed', 'live_feed']
 
-# %% ../../nbs/realtime/01_feeds.ipynb #539b4f99
+# %% ../../nbs/realtime/01_feeds.ipynb #73c8089b
 import contextlib
 import http.client
 import queue
@@ -30,7 +30,7 @@ from .decode import MOST_BYTES, decode_positions, decode_updates, unpacked
 from .messages import Snapshot
 from ..sources.download import retry_after
 
-# %% ../../nbs/realtime/01_feeds.ipynb #73582961
+# %% ../../nbs/realtime/01_feeds.ipynb #4b67de91
 class Trouble(Exception):
     "A poll that failed"
 
@@ -62,7 +62,7 @@ def trouble_of(
             return Trouble(name, f"{words} ({error})" if kind is OSError else words)
     return Trouble("failed", f"{type(error).__name__}: {error}")
 
-# %% ../../nbs/realtime/01_feeds.ipynb #6d480ce6
+# %% ../../nbs/realtime/01_feeds.ipynb #aa5521b2
 class Answer(NamedTuple):
     "What a server answered"
 
@@ -102,7 +102,7 @@ def exchange(
     named = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, named, _read_whole(response))
 
-# %% ../../nbs/realtime/01_feeds.ipynb #17bcf275
+# %% ../../nbs/realtime/01_feeds.ipynb #beeff747
 def connect(
     address: str,
     timeout_seconds: float,
@@ -119,7 +119,7 @@ def connect(
     through.set_tunnel(parts.hostname, parts.port)
     return through
 
-# %% ../../nbs/realtime/01_feeds.ipynb #a11df7ec
+# %% ../../nbs/realtime/01_feeds.ipynb #f0375a02
 class Line:
     "A connection to one address, which stays open"
 
@@ -168,7 +168,7 @@ class Line:
             connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #76b5f60b
+# %% ../../nbs/realtime/01_feeds.ipynb #316d8d51
 @dataclass
 class FeedHealth:
     "What became of the polls of one feed"
@@ -198,7 +198,7 @@ class Poll(NamedTuple):
     snapshot: Snapshot | None = None  # where it is new
     words: str = ""  # what was wrong
 
-# %% ../../nbs/realtime/01_feeds.ipynb #0d2b26dc
+# %% ../../nbs/realtime/01_feeds.ipynb #af1c1609
 LONGEST_WAIT, MOST_PATIENCE = 60.0, 3600.0  # of our own, and where a server asks for it; seconds
 
 
@@ -224,7 +224,7 @@ def allowance(
         return remaining, 0.0
     return 0, min(max(reset - now, 0.0), LONGEST_WAIT) if reset else LONGEST_WAIT
 
-# %% ../../nbs/realtime/01_feeds.ipynb #6cff6c05
+# %% ../../nbs/realtime/01_feeds.ipynb #41e6f329
 def http_date(
     instant: float,  # seconds since 1970
 ) -> str:
@@ -239,7 +239,7 @@ def seconds_of_date(
     with contextlib.suppress(TypeError, ValueError):
         return parsedate_to_datetime(text or "").timestamp()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #aa3d0275
+# %% ../../nbs/realtime/01_feeds.ipynb #f0369268
 def request_headers(
     key: Secret,  # the V3 API's; empty: none
     validators: dict,  # what the last good answer said of itself
@@ -248,7 +248,7 @@ def request_headers(
     sent = {"User-Agent": f"mbta_ml/{__version__}", "Accept-Encoding": "gzip", **validators}
     return {**sent, "x-api-key": key.reveal()} if key else sent
 
-# %% ../../nbs/realtime/01_feeds.ipynb #0394f637
+# %% ../../nbs/realtime/01_feeds.ipynb #70cb9c5c
 class Feed:
     "One address, polled"
 
@@ -306,7 +306,7 @@ class Feed:
         if self.line:
             self.line.close()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #81b343c1
+# %% ../../nbs/realtime/01_feeds.ipynb #f7a38b46
 def _obey(self: Feed, answer: Answer, now: float) -> float:
     "Refuse an answer that is a failure; how long the server wants to be left alone otherwise"
     self.health.received_bytes += len(answer.body)
@@ -325,7 +325,7 @@ def _obey(self: Feed, answer: Answer, now: float) -> float:
 
 Feed._obey = _obey
 
-# %% ../../nbs/realtime/01_feeds.ipynb #e7c97823
+# %% ../../nbs/realtime/01_feeds.ipynb #bef57112
 AHEAD_SECONDS = 3600
 
 
@@ -359,7 +359,7 @@ def _judge(self: Feed, answer: Answer) -> Poll:
 
 Feed._judge = _judge
 
-# %% ../../nbs/realtime/01_feeds.ipynb #39d01b5d
+# %% ../../nbs/realtime/01_feeds.ipynb #e3a26880
 BAD = ("failed", "malformed", "backwards")
 
 
@@ -367,23 +367,23 @@ def _say_changes(self: Feed, found: Poll, now: float) -> None:
     "Say that trouble, or silence, has begun or is over"
     health, trouble = self.health, found.words if found.kind in BAD else None
     if trouble and (self.trouble is None or self.trouble[0] != found.kind):
-        self.say(f"{self.name} {trouble}")
+        self.say(f"{self.name}: {trouble}")
         self.trouble = found.kind, now
     elif self.trouble and not trouble:
-        self.say(f"{self.name} answers again, after {now - self.trouble[1]:.0f} s")
+        self.say(f"{self.name}: answers again, after {now - self.trouble[1]:.0f} s")
         self.trouble = None
     silent_since = self.began_at if health.last_new_at is None else health.last_new_at
     stale = now - silent_since > self.stale_seconds
     if stale and not health.stale:
-        self.say(f"{self.name} stands still: nothing new for {now - silent_since:.0f} s")
+        self.say(f"{self.name}: stands still, nothing new for {now - silent_since:.0f} s")
     elif health.stale and not stale:
-        self.say(f"{self.name} is heard again")
+        self.say(f"{self.name}: is heard again")
     health.stale = stale
 
 
 Feed._say_changes = _say_changes
 
-# %% ../../nbs/realtime/01_feeds.ipynb #2e863163
+# %% ../../nbs/realtime/01_feeds.ipynb #378d714b
 def _settle(self: Feed, found: Poll, began: float, asked_seconds: float) -> None:
     "Count a poll, say what has changed, and set the time of the next"
     health, now = self.health, self.now()
@@ -407,7 +407,7 @@ def _settle(self: Feed, found: Poll, began: float, asked_seconds: float) -> None
 
 Feed._settle = _settle
 
-# %% ../../nbs/realtime/01_feeds.ipynb #9805fe95
+# %% ../../nbs/realtime/01_feeds.ipynb #3309b6b3
 FEEDS = {"vehicle_positions": decode_positions, "trip_updates": decode_updates}
 
 
