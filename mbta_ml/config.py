@@ -128,6 +128,14 @@ class Settings(Folders):
     storage_address: str = ""
     # the MBTA's public archive, or a copy of it
     lamp_address: str = "https://performancedata.mbta.com/lamp"
+    # the MBTA's live feeds: protobuf, or `.json` and `_enhanced.json` beside it
+    vehicle_positions_address: str = "https://cdn.mbta.com/realtime/VehiclePositions.pb"
+    trip_updates_address: str = "https://cdn.mbta.com/realtime/TripUpdates.pb"
+    v3_address: str = "https://api-v3.mbta.com"  # the MBTA's API, which is asked with a key
+    mbta_api_key: Secret = field(default=Secret(), compare=False)  # without one: 20 polls a minute
+    poll_seconds: int = 2  # from one poll of a live feed to the next
+    poll_timeout_seconds: int = 10  # a poll that takes longer has failed
+    stale_seconds: int = 60  # a feed without anything new for longer stands still
     # what is served: a model here or in gs://, or a folder of one; empty: production_models/
     serve_model: str = ""
     serve_port: int = 8080  # Vertex AI sets these three
@@ -169,8 +177,9 @@ class Settings(Folders):
     gcs_folder: Path = Path("/gcs")  # where Cloud Storage is mounted on Vertex AI
 
     def __post_init__(self):
-        if isinstance(self.wandb_api_key, str):
-            object.__setattr__(self, "wandb_api_key", Secret(self.wandb_api_key))
+        for name in ("wandb_api_key", "mbta_api_key"):
+            if isinstance(key := getattr(self, name), str):
+                object.__setattr__(self, name, Secret(key))
 
 # %% ../nbs/00_config.ipynb #7682f6d4
 KNOWN_NAMES = {
@@ -186,6 +195,7 @@ KNOWN_NAMES = {
     "wandb_base_url": "WANDB_BASE_URL",
     "wandb_mode": "WANDB_MODE",
     "wandb_api_key": "WANDB_API_KEY",
+    "mbta_api_key": "MBTA_API_KEY",
     "cloud_ml_job_id": "CLOUD_ML_JOB_ID",
     "aip_model_dir": "AIP_MODEL_DIR",
     "aip_checkpoint_dir": "AIP_CHECKPOINT_DIR",
@@ -217,8 +227,8 @@ def parse_setting(
         return int(text)
     if name == "wandb_mode" and text not in ("online", "offline", "disabled"):
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
-    addresses = ("wandb_base_url", "lamp_address", "bigquery_address", "storage_address")
-    if name in addresses and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+    is_address = name == "wandb_base_url" or name.endswith("_address")
+    if is_address and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
         raise ValueError(
             f"{variable(name)} is {text!r}; expected an address such as"
             f" {getattr(Settings, name) or 'http://localhost:9050'}"
