@@ -8,7 +8,7 @@ __all__ = ['OWN', 'KEPT', 'TOLD', 'NEW', 'UNASKED', 'changes', 'Entry', 'line_of
            'renew_timetable', 'Busy', 'opened', 'read_spans', 'write_spans', 'latest', 'Collector', 'recover',
            'merge_journals', 'bring', 'gaps', 'in_words', 'collect']
 
-# %% ../../nbs/realtime/02_collector.ipynb #67601444
+# %% ../../nbs/realtime/02_collector.ipynb #45052365
 import contextlib
 import json
 import os
@@ -29,7 +29,7 @@ from .messages import Ping, Snapshot
 from ..simulator.sample import COLUMNS
 from ..sources.gtfs_static import read_timetable
 
-# %% ../../nbs/realtime/02_collector.ipynb #4a522f66
+# %% ../../nbs/realtime/02_collector.ipynb #70c7feab
 def changes(
     pings: Iterable[Ping],  # of a snapshot
     last: dict,  # vehicle and trip → what was last said of it
@@ -37,7 +37,7 @@ def changes(
     "The vehicles of which something else is said than before"
     return [ping[:-1] for ping in pings if last.get((ping.id, ping.trip_id)) != ping[:-1]]
 
-# %% ../../nbs/realtime/02_collector.ipynb #15471b40
+# %% ../../nbs/realtime/02_collector.ipynb #1a63e5b2
 class Entry(NamedTuple):
     "A snapshot as it is kept"
 
@@ -63,7 +63,7 @@ def entry_of(
         return None
     return Entry(*json.loads(content))
 
-# %% ../../nbs/realtime/02_collector.ipynb #1a368998
+# %% ../../nbs/realtime/02_collector.ipynb #b91189ac
 def read_journal(
     path: Path,
 ) -> tuple[list[Entry], int, list[int]]:  # entries, where the last one ends, damaged lines
@@ -94,7 +94,7 @@ def mend_journal(
         say(f"{path.name}, line {number} is damaged; what it told is lost")
     return entries
 
-# %% ../../nbs/realtime/02_collector.ipynb #fd7033c9
+# %% ../../nbs/realtime/02_collector.ipynb #fbfd19c5
 class Journal:
     "Lines that are on the disk when `append` returns"
 
@@ -142,7 +142,7 @@ def sync_folder(
         finally:
             os.close(handle)
 
-# %% ../../nbs/realtime/02_collector.ipynb #049a3e54
+# %% ../../nbs/realtime/02_collector.ipynb #65633127
 class Span(NamedTuple):
     "A time in which a feed was heard without a gap"
 
@@ -186,7 +186,7 @@ def gaps_of(
         if before.feed == after.feed
     ]
 
-# %% ../../nbs/realtime/02_collector.ipynb #7e3e02ea
+# %% ../../nbs/realtime/02_collector.ipynb #78e931e2
 OWN = {
     "about": COLUMNS["about"],
     "heard": "feed VARCHAR, since TIMESTAMPTZ, until TIMESTAMPTZ, snapshots BIGINT",
@@ -215,7 +215,7 @@ def make_tables(
             " another file"
         )
 
-# %% ../../nbs/realtime/02_collector.ipynb #d41a7f13
+# %% ../../nbs/realtime/02_collector.ipynb #d9ef3eab
 KEPT = pa.schema(
     [
         (name, pa.int32() if name in ("direction_id", "current_stop_sequence") else kind)
@@ -262,7 +262,7 @@ def put_in(
     con.execute(NEW.format(vehicle=vehicle, columns=", ".join(names), same=same))
     con.unregister("kept")
 
-# %% ../../nbs/realtime/02_collector.ipynb #6f99179f
+# %% ../../nbs/realtime/02_collector.ipynb #19cd86ab
 UNASKED = """
 WITH heard_of AS (
   SELECT DISTINCT trip_id, coalesce(start_date, CAST(timezone('America/New_York', updated_at)
@@ -297,7 +297,7 @@ def renew_timetable(
         con.executemany("INSERT INTO asked VALUES (?, ?, ?)", [(*row, stamp) for row in found])
     return len(found)
 
-# %% ../../nbs/realtime/02_collector.ipynb #eba56e59
+# %% ../../nbs/realtime/02_collector.ipynb #b2482c9e
 class Busy(Exception):
     "Another process has the file open"
 
@@ -321,7 +321,7 @@ def opened(
         con.execute("SET timezone = 'UTC'")
         yield con
 
-# %% ../../nbs/realtime/02_collector.ipynb #88d61f50
+# %% ../../nbs/realtime/02_collector.ipynb #18ab14f1
 def read_spans(
     con: duckdb.DuckDBPyConnection,
 ) -> list[Span]:
@@ -350,7 +350,7 @@ def latest(
         until[span.feed] = max(until.get(span.feed, 0.0), span.until)
     return until
 
-# %% ../../nbs/realtime/02_collector.ipynb #1a60e0a6
+# %% ../../nbs/realtime/02_collector.ipynb #b4552eb4
 class Collector:
     "Keeps what is heard, in a DuckDB file and a journal beside it"
 
@@ -383,7 +383,10 @@ class Collector:
         "What is not in the file yet, or was not when it was written"
         return sorted(self.folder.glob("*.jsonl"))
 
-    def since(self, feed: str) -> float | None:  # None: nothing
+    def since(
+        self,
+        feed: str,
+    ) -> float | None:  # None: nothing was kept
         "The time of the snapshot that was kept last"
         return latest(self.spans).get(feed)
 
@@ -406,7 +409,7 @@ class Collector:
         self.spans = spans_of([*self.spans, Span(feed, at, at, 1)], self.settings.stale_seconds)
         return len(rows)
 
-# %% ../../nbs/realtime/02_collector.ipynb #396e4bf7
+# %% ../../nbs/realtime/02_collector.ipynb #11df6e26
 def recover(self: Collector) -> None:
     "Take up what a process before left: whole files, torn lines, and how far it came"
     self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -451,7 +454,7 @@ def merge_journals(self: Collector) -> bool:  # False: another process has the f
 
 Collector.recover, Collector.merge = recover, merge_journals
 
-# %% ../../nbs/realtime/02_collector.ipynb #813aaba5
+# %% ../../nbs/realtime/02_collector.ipynb #54df50d6
 def bring(
     self: Collector,
     con: duckdb.DuckDBPyConnection,
@@ -478,7 +481,7 @@ def bring(
 
 Collector.bring = bring
 
-# %% ../../nbs/realtime/02_collector.ipynb #5bdb30c9
+# %% ../../nbs/realtime/02_collector.ipynb #31d82b1b
 def gaps(
     path: Path,  # a collector's file
     settings: Settings,
@@ -497,7 +500,7 @@ def in_words(
     when = f"from {clock(gap.since)} to {clock(gap.until)} UTC"
     return f"{gap.feed}: nothing {when} ({seconds:,.0f} s)"
 
-# %% ../../nbs/realtime/02_collector.ipynb #596c14fe
+# %% ../../nbs/realtime/02_collector.ipynb #acf97199
 def collect(
     feeds: dict,  # what the collector calls it → `Feed`
     collector: Collector,
