@@ -25,7 +25,10 @@ COMMANDS = {
         ("etl.", ("xgboost_etl",)),
         ("ml.", ("xgboost_trainer",)),
         ("dl.", ("dnn_trainer", "dnn_pruner", "knowledge_distiller", "quantizer", "onnx_export")),
-        ("", ("registry", "tracking", "predict", "serve", "pipeline", "deploy", "on_vertex")),
+        (
+            "",
+            ("registry", "tracking", "predict", "live", "serve", "pipeline", "deploy", "on_vertex"),
+        ),
         ("", ("completion",)),
     )
     for name in names

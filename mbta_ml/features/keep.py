@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'TABLES', 'new_places', 'Forgotten', 'last_heard', 'kept_visits', 'slices', 'kept_plans', 'kept_values',
-           'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'layout', 'arrays_of', 'save_state', 'load_state']
+           'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'layout', 'arrays_of', 'packed', 'save_state',
+           'load_state']
 
-# %% ../../nbs/features/01c_keep.ipynb #978f1240
+# %% ../../nbs/features/01c_keep.ipynb #ed10cc2e
 import io
 import json
 import zipfile
@@ -32,7 +33,7 @@ from mbta_ml.features.state import (
 from .windows import NONE, Keys
 from ..files import atomic_path
 
-# %% ../../nbs/features/01c_keep.ipynb #0d527ac4
+# %% ../../nbs/features/01c_keep.ipynb #5cf0f641
 def new_places(
     stays: np.ndarray,  # of bool, for each place
 ) -> np.ndarray:  # NONE for what goes; one entry more, so that NONE itself stays NONE
@@ -40,7 +41,7 @@ def new_places(
     places = np.where(stays, np.cumsum(stays) - 1, NONE)
     return np.append(places, NONE).astype(np.int32)
 
-# %% ../../nbs/features/01c_keep.ipynb #b2ee6f01
+# %% ../../nbs/features/01c_keep.ipynb #921d9757
 class Forgotten(NamedTuple):
     "A state without what no question needs, and where all that it was told of stands now"
 
@@ -80,7 +81,7 @@ def kept_visits(
     numbers = np.arange(len(kept), dtype=np.int32)
     return state._replace(used=used, visits=kept, runs=alive, visit_of=numbers), events
 
-# %% ../../nbs/features/01c_keep.ipynb #5048783e
+# %% ../../nbs/features/01c_keep.ipynb #c6ad1acb
 def slices(
     begins: np.ndarray,
     lengths: np.ndarray,
@@ -111,7 +112,7 @@ def kept_values(state: State) -> State:
     used[VALUES] = len(places)
     return state._replace(used=used, values=state.values[places], stretches=stretches, links=links)
 
-# %% ../../nbs/features/01c_keep.ipynb #9ae39dfc
+# %% ../../nbs/features/01c_keep.ipynb #f53cbcd1
 def kept_passages(
     state: State,
     now: float,  # milliseconds
@@ -166,7 +167,7 @@ def kept_cursor(
     new.places[UNDER_WAY] = len(alive)
     return new
 
-# %% ../../nbs/features/01c_keep.ipynb #01a1f696
+# %% ../../nbs/features/01c_keep.ipynb #3af75f57
 FORMAT = 1
 TABLES = ("stretch_keys", "leaving", "link_keys")
 
@@ -190,19 +191,28 @@ def arrays_of(
     return found
 
 
-def save_state(
-    path: Path,
+def packed(
     state: State,
     about: dict,  # plain JSON: what else goes on from there
-) -> None:
-    "Write a state"
+) -> bytes:
+    "A state as the content of a file"
+    content = io.BytesIO()
     head = {"format": FORMAT, "layout": layout(), "about": about}
-    with atomic_path(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("state.json", json.dumps(head))
         for name, array in arrays_of(state).items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(f"{name}.npy", content.getbuffer())
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+    return content.getvalue()
+
+
+def save_state(
+    path: Path,
+    content: bytes,  # from `packed`
+) -> None:
+    "Write a state"
+    with atomic_path(path) as whole:
+        whole.write_bytes(content)
 
 
 def load_state(

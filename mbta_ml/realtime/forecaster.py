@@ -6,7 +6,7 @@
 __all__ = ['SILENT_SECONDS', 'Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
            'cancelled_and_skipped', 'hear_facts', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'publication']
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #e08da601
+# %% ../../nbs/realtime/04a_forecaster.ipynb #ac7e88b5
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,7 +37,7 @@ from mbta_ml.realtime.messages import (
 )
 from .tracker import Fact, Known, Run, Tracker, hear_snapshot, was_added
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #bdeab66f
+# %% ../../nbs/realtime/04a_forecaster.ipynb #93bd55ed
 class Answers(NamedTuple):
     "What is expected, row for row"
 
@@ -66,10 +66,10 @@ def columns_of(
 
 
 class Carried:
-    "What was predicted at the departures before"
+    "What was predicted at the last departure of each run"
 
     def __init__(self):
-        self.at_departure: dict[tuple, tuple] = {}  # event, stop → made_at and three predictions
+        self.at_departure: dict[int, dict] = {}  # event → stop → three predictions
 
     def __call__(
         self,
@@ -82,11 +82,15 @@ class Carried:
         keys = zip(rows["event"].tolist(), rows["stop"].tolist(), elapsed.tolist())
         for n, (event, stop, since) in enumerate(keys):
             if since == 0:
-                self.at_departure[event, stop] = tuple(found[:, n])
-            elif (event, stop) in self.at_departure:
-                left = np.maximum(np.subtract(self.at_departure[event, stop], since), 0)
+                self.at_departure.setdefault(event, {})[stop] = tuple(found[:, n].tolist())
+            elif stop in self.at_departure.get(event, ()):
+                left = np.maximum(np.subtract(self.at_departure[event][stop], since), 0)
                 found[:, n] = np.where(np.isnan(left), found[:, n], left)
         return list(found)
+
+    def keep(self, events: set[int]) -> None:
+        "Only what was said of these departures is carried on"
+        self.at_departure = {e: said for e, said in self.at_departure.items() if e in events}
 
 
 def answers(
@@ -125,7 +129,7 @@ def named_frame(
         station_id=[stations[number] for number in rows["station"]],
     )
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #ac5e7994
+# %% ../../nbs/realtime/04a_forecaster.ipynb #f67b2ef6
 @dataclass
 class Ahead:
     "What is expected of one run"
@@ -174,7 +178,7 @@ class Forecaster:
             self.names.stations.of(station)
         self.tracker.known, self.timetable = known, timetable_of(known.calls, self.names)
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #c27ab038
+# %% ../../nbs/realtime/04a_forecaster.ipynb #b5102cb6
 SILENT_SECONDS = 300
 
 
@@ -205,7 +209,7 @@ def cancelled_and_skipped(
                 skipped.setdefault(trip, set()).add(update.stop_id)
     return off, skipped
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #b51f961f
+# %% ../../nbs/realtime/04a_forecaster.ipynb #95405de0
 def hear_facts(
     forecaster: Forecaster,
     facts: list[Fact],
@@ -240,12 +244,13 @@ def hear(
         stations = list(forecaster.names.stations.number)
         found = answers(forecaster.model, rows, forecaster.events, stations, forecaster.carried)
         show(forecaster, found)
+        forecaster.carried.keep(forecaster.replay.last_departures())
     for fact in facts:
         if not fact.is_departure:
             reach(forecaster, fact)
     return found
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #345623b2
+# %% ../../nbs/realtime/04a_forecaster.ipynb #03e6e0fd
 def reach(
     forecaster: Forecaster,
     fact: Fact,  # an arrival
@@ -295,7 +300,7 @@ def show(
                 )
         forecaster.board[key_of(event.run)] = ahead
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #7380ca09
+# %% ../../nbs/realtime/04a_forecaster.ipynb #985ae725
 def forecast_of(
     forecaster: Forecaster,
     ahead: Ahead,

@@ -6,7 +6,7 @@
 __all__ = ['Numbers', 'Names', 'timetable_of', 'Event', 'event_of', 'key_of', 'hear_fact', 'with_names', 'wider_cursor', 'Replay',
            'new_replay', 'number_events', 'translated', 'remember']
 
-# %% ../../nbs/realtime/04_live_state.ipynb #3c94bf9b
+# %% ../../nbs/realtime/04_live_state.ipynb #8114617b
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,6 +22,7 @@ from mbta_ml.features.replay import (
     MESSAGE_AT,
     MORE_ROOM,
     MORE_ROWS,
+    UNDER_WAY,
     Cursor,
     Task,
     gather,
@@ -34,7 +35,7 @@ from ..features.windows import NONE
 from .tracker import Calls, Fact, Known, Run, Visit, was_added
 from ..sources.records import STOP_EVENTS, TIMETABLE
 
-# %% ../../nbs/realtime/04_live_state.ipynb #e7486185
+# %% ../../nbs/realtime/04_live_state.ipynb #e25bf087
 class Numbers:
     "The number of each name, from 0 on in the order in which they came"
 
@@ -66,7 +67,7 @@ class Names:
     trips: Numbers = field(default_factory=Numbers)  # of the timetable: service date, trip
     events: Numbers = field(default_factory=Numbers)  # run, stop sequence, stop
 
-# %% ../../nbs/realtime/04_live_state.ipynb #75bbe91c
+# %% ../../nbs/realtime/04_live_state.ipynb #d821b386
 def timetable_of(
     calls: Calls | None,
     names: Names,
@@ -81,7 +82,7 @@ def timetable_of(
     trip = np.repeat(np.arange(len(lengths)), lengths)
     return replaying.timetable_of(table, trip, names.stops.column(), names.stations.column())
 
-# %% ../../nbs/realtime/04_live_state.ipynb #527859b8
+# %% ../../nbs/realtime/04_live_state.ipynb #59a4b982
 class Event(NamedTuple):
     "What a prediction says of the departure that it was asked for"
 
@@ -132,7 +133,7 @@ def hear_fact(
         if event.route_id is not None:
             m.line = names.lines.of((event.route_id, event.direction_id))
 
-# %% ../../nbs/realtime/04_live_state.ipynb #caf59b36
+# %% ../../nbs/realtime/04_live_state.ipynb #adde979b
 def with_names(
     state: State,
     names: Names,
@@ -192,13 +193,19 @@ class Replay:
                 self.rows = np.concatenate([self.rows, np.full(len(self.rows), ROW)])
         return self.rows[:filled].copy()
 
+    def last_departures(self) -> set[int]:
+        "The stop events from which runs that are asked for at ticks departed last"
+        under_way = self.cursor.under_way[: self.cursor.places[UNDER_WAY]]
+        visits = self.state.runs["departed_from"][under_way]
+        return set(self.state.visits["event"][visits].tolist())
+
 
 def new_replay() -> Replay:
     "Before anything is heard"
     none = dict.fromkeys(("runs", "visit_of", "stops", "stations", "lines"), 1)
     return Replay(new_state(**none), new_cursor(1), np.full(5000, ROW))
 
-# %% ../../nbs/realtime/04_live_state.ipynb #b285489e
+# %% ../../nbs/realtime/04_live_state.ipynb #65ebb322
 def number_events(
     names: Names,
     events: pa.Table,  # from `gather`
