@@ -6,10 +6,10 @@
 
 The hour of the MBTA's vehicle positions below MBTA_ML_REAL_DATA (where it is absent: twenty minutes of trains by hand) is served over HTTP as
 fast as it is asked for, and one request in ten goes wrong: 503, 429, slow, truncated, stale, malformed, doubled, or back in time. A
-collector polls it, keeps each snapshot, merges its journal every 40 snapshots (so that kills fall into merges as well), and says through a
+collector polls it, keeps each snapshot, merges its journal every 40 snapshots (two kills in five wait for a merge and fall into it), and says through a
 pipe what it has acknowledged. It is killed, started again, and killed again; the last one comes to the end.
 
-Afterwards the file has to hold each change of each vehicle once, with the time of the snapshot that told it first, all columns
+Whatever was acknowledged, the next one has to know: it goes on after it, and is never served it again. Afterwards the file has to hold each change of each vehicle once, with the time of the snapshot that told it first, all columns
 compared with the archive; and as many snapshots as were served. One line each; exit code 0 or 1.
 """
 import argparse
@@ -57,7 +57,7 @@ def child(address: str, file: Path, last: float) -> None:
     "A collector that tells what it does, until it has heard the last snapshot"
     tell, began = lambda *words: os.write(1, (" ".join(map(str, words)) + "\n").encode()), time.monotonic()
     with Collector(file, Settings(), say=lambda line: tell("said", line)) as collector:
-        tell("ready", time.monotonic() - began)
+        tell("ready", time.monotonic() - began, collector.since(FEED) or 0.0)
         how = {"poll_seconds": 0.002, "timeout_seconds": 0.5, "stale_seconds": 1e9}
         feed = Feed(address, decode_positions, since=collector.since(FEED), say=lambda line: tell("feed", line), **how)
         kept = 0
@@ -101,17 +101,18 @@ class Child:
             pass
 
 
-def run_until(child: Child, snapshots: int | None, delay: float) -> str:
-    "Let it hear so many snapshots and a little more, then kill it; None: let it come to its end"
-    count = 0
+def run_until(child: Child, snapshots: int | None, delay: float, merging: bool) -> str:
+    "Let it hear so many snapshots, and begin a merge where that is asked, and a little more; then kill it. None: let it come to its end"
+    count, last = 0, ""
     deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:
         for line in child.hear(1.0):
             count += line.startswith("kept")
+            last = line
             if line == "ended":
                 child.process.wait()
                 return "ended"
-        if snapshots is not None and count >= snapshots:
+        if snapshots is not None and count >= snapshots and (last == "merging" or not merging):
             time.sleep(delay)
             child.kill()
             return "killed"
@@ -177,7 +178,7 @@ def main() -> int:
     rng, began = random.Random(options.seed), time.monotonic()
     hour = real_files("gtfs_rt")
     reel = archived(hour / "2023-05-08T12Z", FEED) if hour else by_hand()
-    states, starts, acknowledged, killed = collections.Counter(), [], set(), 0
+    states, starts, acknowledged, killed, forgotten = collections.Counter(), [], set(), 0, 0
     faults = drawn_faults(FAULTY_SHARE, options.seed)
     with tempfile.TemporaryDirectory() as folder, FeedStandIn({FEED: reel}, None, faults, slow_seconds=1.0) as server:
         file, address, last = Path(folder) / "heard.duckdb", f"{server.address}/VehiclePositions.pb", reel.times[-1]
@@ -186,7 +187,10 @@ def main() -> int:
             final = place is None
             snapshots = None if final else max(0, place - len(acknowledged))
             one = Child(address, file, last)
-            end = run_until(one, snapshots, rng.random() * (rng.choice([0, 0.1]) if snapshots else 2.5))
+            merging = rng.random() < 0.4
+            end = run_until(one, snapshots, rng.random() * (0.2 if merging else rng.choice([0, 0.1]) if snapshots else 2.5), merging)
+            taken_up = [float(line.split()[2]) for line in one.lines if line.startswith("ready")]
+            forgotten += any(since < max(acknowledged, default=0.0) for since in taken_up)
             acknowledged |= {float(line.split()[1]) for line in one.lines if line.startswith("kept")}
             says = [line for line in one.lines if not line.startswith("feed")]
             doing = says[-1].split()[0] if says else "starting"
@@ -204,6 +208,7 @@ def main() -> int:
         print(f"{sum(asked.values()):,} requests, faults: " + ", ".join(f"{n} {fault}" for fault, n in sorted(asked.items()) if fault != "none"))
         wrong = check(reel, file, acknowledged)
         left = [path.name for path in Path(folder).rglob("*") if path.suffix in (".jsonl", ".wal")]
+        wrong += [f"{forgotten} times it went on before what it had acknowledged"] if forgotten else []
         wrong += [f"left over: {', '.join(left)}"] if left else []
         events = read_tables(file, Settings()).stop_events.num_rows
     print(f"read as a source: {events:,} stop events; {time.monotonic() - began:.0f} s")

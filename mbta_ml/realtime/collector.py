@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['OWN', 'KEPT', 'TOLD', 'NEW', 'UNASKED', 'changes', 'Entry', 'line_of', 'entry_of', 'read_journal', 'mend_journal',
-           'Journal', 'sync_folder', 'Span', 'spans_of', 'Gap', 'gaps_of', 'make_tables', 'put_in', 'stamp_of',
-           'renew_timetable', 'Busy', 'opened', 'read_spans', 'write_spans', 'latest', 'Collector', 'recover',
-           'merge_journals', 'bring', 'gaps', 'in_words', 'collect']
+           'Journal', 'Span', 'spans_of', 'Gap', 'gaps_of', 'make_tables', 'put_in', 'stamp_of', 'renew_timetable',
+           'Busy', 'opened', 'read_spans', 'write_spans', 'latest', 'Collector', 'recover', 'bring', 'merge_journals',
+           'gaps', 'in_words', 'collect']
 
-# %% ../../nbs/realtime/02_collector.ipynb #45052365
+# %% ../../nbs/realtime/02_collector.ipynb #d7591f92
 import contextlib
 import json
 import os
@@ -29,7 +29,7 @@ from .messages import Ping, Snapshot
 from ..simulator.sample import COLUMNS
 from ..sources.gtfs_static import read_timetable
 
-# %% ../../nbs/realtime/02_collector.ipynb #70c7feab
+# %% ../../nbs/realtime/02_collector.ipynb #4d3f1ba0
 def changes(
     pings: Iterable[Ping],  # of a snapshot
     last: dict,  # vehicle and trip → what was last said of it
@@ -37,7 +37,7 @@ def changes(
     "The vehicles of which something else is said than before"
     return [ping[:-1] for ping in pings if last.get((ping.id, ping.trip_id)) != ping[:-1]]
 
-# %% ../../nbs/realtime/02_collector.ipynb #1a63e5b2
+# %% ../../nbs/realtime/02_collector.ipynb #7d3b0ffc
 class Entry(NamedTuple):
     "A snapshot as it is kept"
 
@@ -63,7 +63,7 @@ def entry_of(
         return None
     return Entry(*json.loads(content))
 
-# %% ../../nbs/realtime/02_collector.ipynb #b91189ac
+# %% ../../nbs/realtime/02_collector.ipynb #a994eddb
 def read_journal(
     path: Path,
 ) -> tuple[list[Entry], int, list[int]]:  # entries, where the last one ends, damaged lines
@@ -94,7 +94,15 @@ def mend_journal(
         say(f"{path.name}, line {number} is damaged; what it told is lost")
     return entries
 
-# %% ../../nbs/realtime/02_collector.ipynb #fbfd19c5
+# %% ../../nbs/realtime/02_collector.ipynb #e6c94fd7
+def _sync_folder(folder: Path) -> None:
+    "Bring a folder's names to the disk, where a system does that"
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
 class Journal:
     "Lines that are on the disk when `append` returns"
 
@@ -113,7 +121,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "ab", buffering=0)
             for folder in (self.path.parent, self.path.parent.parent):
-                sync_folder(folder)
+                _sync_folder(folder)
         size, left = os.fstat(self.file.fileno()).st_size, line_of(entry)
         try:
             while left:
@@ -130,19 +138,7 @@ class Journal:
             self.file.close()
             self.file = None
 
-
-def sync_folder(
-    folder: Path,
-) -> None:
-    "Bring a folder's names to the disk, where a system does that"
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-# %% ../../nbs/realtime/02_collector.ipynb #65633127
+# %% ../../nbs/realtime/02_collector.ipynb #d355099c
 class Span(NamedTuple):
     "A time in which a feed was heard without a gap"
 
@@ -186,7 +182,7 @@ def gaps_of(
         if before.feed == after.feed
     ]
 
-# %% ../../nbs/realtime/02_collector.ipynb #78e931e2
+# %% ../../nbs/realtime/02_collector.ipynb #cebb5c19
 OWN = {
     "about": COLUMNS["about"],
     "heard": "feed VARCHAR, since TIMESTAMPTZ, until TIMESTAMPTZ, snapshots BIGINT",
@@ -215,7 +211,7 @@ def make_tables(
             " another file"
         )
 
-# %% ../../nbs/realtime/02_collector.ipynb #d9ef3eab
+# %% ../../nbs/realtime/02_collector.ipynb #90e25b65
 KEPT = pa.schema(
     [
         (name, pa.int32() if name in ("direction_id", "current_stop_sequence") else kind)
@@ -262,7 +258,7 @@ def put_in(
     con.execute(NEW.format(vehicle=vehicle, columns=", ".join(names), same=same))
     con.unregister("kept")
 
-# %% ../../nbs/realtime/02_collector.ipynb #19cd86ab
+# %% ../../nbs/realtime/02_collector.ipynb #ccd65f50
 UNASKED = """
 WITH heard_of AS (
   SELECT DISTINCT trip_id, coalesce(start_date, CAST(timezone('America/New_York', updated_at)
@@ -297,7 +293,7 @@ def renew_timetable(
         con.executemany("INSERT INTO asked VALUES (?, ?, ?)", [(*row, stamp) for row in found])
     return len(found)
 
-# %% ../../nbs/realtime/02_collector.ipynb #b2482c9e
+# %% ../../nbs/realtime/02_collector.ipynb #96fcdc9e
 class Busy(Exception):
     "Another process has the file open"
 
@@ -321,7 +317,7 @@ def opened(
         con.execute("SET timezone = 'UTC'")
         yield con
 
-# %% ../../nbs/realtime/02_collector.ipynb #18ab14f1
+# %% ../../nbs/realtime/02_collector.ipynb #009c2e11
 def read_spans(
     con: duckdb.DuckDBPyConnection,
 ) -> list[Span]:
@@ -350,7 +346,7 @@ def latest(
         until[span.feed] = max(until.get(span.feed, 0.0), span.until)
     return until
 
-# %% ../../nbs/realtime/02_collector.ipynb #b4552eb4
+# %% ../../nbs/realtime/02_collector.ipynb #ac54acd6
 class Collector:
     "Keeps what is heard, in a DuckDB file and a journal beside it"
 
@@ -409,7 +405,7 @@ class Collector:
         self.spans = spans_of([*self.spans, Span(feed, at, at, 1)], self.settings.stale_seconds)
         return len(rows)
 
-# %% ../../nbs/realtime/02_collector.ipynb #11df6e26
+# %% ../../nbs/realtime/02_collector.ipynb #996dff04
 def recover(self: Collector) -> None:
     "Take up what a process before left: whole files, torn lines, and how far it came"
     self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -434,27 +430,9 @@ def recover(self: Collector) -> None:
     self.spans = spans_of(told, self.settings.stale_seconds)
 
 
-def merge_journals(self: Collector) -> bool:  # False: another process has the file open
-    "Bring the journals into the file, in one transaction, and remove them"
-    if self.journal is not None:
-        self.journal.close()
-    self.journal, self.last = None, {}
-    paths = self.journals()
-    try:
-        if paths:
-            with opened(self.path) as con:
-                self.bring(con, [entry for path in paths for entry in read_journal(path)[0]])
-    except Busy as error:
-        self.say(f"{error}; what was heard stays in {self.folder.name} until the next hour")
-        return False
-    for path in paths:
-        path.unlink()
-    return True
+Collector.recover = recover
 
-
-Collector.recover, Collector.merge = recover, merge_journals
-
-# %% ../../nbs/realtime/02_collector.ipynb #54df50d6
+# %% ../../nbs/realtime/02_collector.ipynb #9d73930c
 def bring(
     self: Collector,
     con: duckdb.DuckDBPyConnection,
@@ -481,7 +459,28 @@ def bring(
 
 Collector.bring = bring
 
-# %% ../../nbs/realtime/02_collector.ipynb #31d82b1b
+# %% ../../nbs/realtime/02_collector.ipynb #22123abd
+def merge_journals(self: Collector) -> bool:  # False: another process has the file open
+    "Bring the journals into the file, in one transaction, and remove them"
+    if self.journal is not None:
+        self.journal.close()
+    self.journal, self.last = None, {}
+    paths = self.journals()
+    try:
+        if paths:
+            with opened(self.path) as con:
+                self.bring(con, [entry for path in paths for entry in read_journal(path)[0]])
+    except Busy as error:
+        self.say(f"{error}; what was heard stays in {self.folder.name} until the next hour")
+        return False
+    for path in paths:
+        path.unlink()
+    return True
+
+
+Collector.merge = merge_journals
+
+# %% ../../nbs/realtime/02_collector.ipynb #655457db
 def gaps(
     path: Path,  # a collector's file
     settings: Settings,
@@ -500,7 +499,7 @@ def in_words(
     when = f"from {clock(gap.since)} to {clock(gap.until)} UTC"
     return f"{gap.feed}: nothing {when} ({seconds:,.0f} s)"
 
-# %% ../../nbs/realtime/02_collector.ipynb #acf97199
+# %% ../../nbs/realtime/02_collector.ipynb #33462dbf
 def collect(
     feeds: dict,  # what the collector calls it → `Feed`
     collector: Collector,

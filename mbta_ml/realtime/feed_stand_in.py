@@ -7,7 +7,7 @@ __all__ = ['ARCHIVED', 'WHOLE', 'REAL', 'ROUTES', 'FAULTS', 'Reel', 'reel_of', '
            'entities_of_updates', 'as_json', 'as_protobuf', 'as_v3', 'drawn_faults', 'place_now', 'place_after',
            'FeedStandIn', 'show']
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #598a195e
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #61f69041
 import gzip
 import heapq
 import http.server
@@ -32,7 +32,7 @@ from .feeds import http_date, seconds_of_date
 from .messages import OfficialUpdate, Ping, Snapshot
 from ..sources.live_files import LIVE_COLUMNS, directories
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #f988ca41
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #6b60f0ab
 _OF_PING = {name: column for name, (column, *_) in LIVE_COLUMNS["vehicle_positions"].items()}
 _TRIP, _STOP = "trip_update.trip", "trip_update.stop_time_update"
 ARCHIVED = {  # feed → field of its record → the archive's column
@@ -62,7 +62,7 @@ ARCHIVED = {  # feed → field of its record → the archive's column
 WHOLE = {"direction_id", "current_stop_sequence", "stop_sequence"}
 REAL = {"latitude", "longitude", "bearing", "speed", "updated_at", "arrival", "departure"}
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #c16545dd
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #62cb0c74
 @dataclass(frozen=True)
 class Reel:
     "Snapshots of one feed, in the order of their times"
@@ -84,7 +84,7 @@ def reel_of(
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.recorded_at)
     return Reel([snapshot.recorded_at for snapshot in ordered], ordered.__getitem__)
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #c2fb8fc2
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #422042a3
 def _column(table: pa.Table, name: str, column: str) -> list:
     "A field of all records, typed as the record has it; None where there is nothing"
     if column not in table.column_names:
@@ -97,7 +97,7 @@ def _column(table: pa.Table, name: str, column: str) -> list:
         return [start_of(cell) for cell in cells]
     return [revenue_of(v) if name == "revenue" else v or None for v in cells]
 
-
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #553a962f
 def archived(
     pattern: str | Path,  # a directory of an archived feed, or a glob of them
     kind: str,  # of `ARCHIVED`
@@ -126,7 +126,7 @@ def archived(
 
     return Reel(times.astype(float).tolist(), make)
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #08e79721
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #c538794c
 def _heard(reel: Reel) -> Iterator[Snapshot]:
     "What a listener makes of each"
     for place in range(len(reel)):
@@ -142,7 +142,7 @@ def snapshots(
     reels = [archived(pattern, kind) for kind in kinds]
     return heapq.merge(*map(_heard, reels), key=lambda snapshot: snapshot.recorded_at)
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #4afd591e
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #09d13139
 def _told(**fields) -> dict:
     "A dict without what is unknown"
     return {name: value for name, value in fields.items() if value is not None and value != {}}
@@ -170,7 +170,7 @@ def entity_of_ping(
     )  # fmt: skip
     return {"id": ping.id or "", "vehicle": vehicle}
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #a49786ee
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #474a2aae
 def entities_of_updates(
     updates: tuple[OfficialUpdate, ...],
 ) -> list[dict]:
@@ -202,7 +202,7 @@ def _entities(snapshot: Snapshot, kind: str, enhanced: bool) -> list[dict]:
         return entities_of_updates(snapshot.updates)
     return [entity_of_ping(ping, enhanced) for ping in snapshot.pings]
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #fc8e26af
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #f6ba0391
 def as_json(
     snapshot: Snapshot,
     kind: str,  # of `ARCHIVED`
@@ -225,7 +225,7 @@ def as_protobuf(
     entities = _entities(snapshot, kind, False)
     return FeedMessage(header=header, entity=entities).SerializeToString()
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #11dc5f8a
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #23f3e083
 def _instant(seconds: float | None) -> str | None:
     return seconds and datetime.fromtimestamp(seconds, timezone.utc).isoformat()
 
@@ -265,7 +265,7 @@ def as_v3(
     data = predictions if kind == "trip_updates" else vehicles
     return json.dumps({"data": data, "jsonapi": {"version": "1.0"}}).encode()
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #6dc07d44
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #b41441fc
 ROUTES = {  # path → feed, and how it is written
     f"/{name}{ending}": (kind, form)
     for kind, name in (("vehicle_positions", "VehiclePositions"), ("trip_updates", "TripUpdates"))
@@ -289,7 +289,7 @@ def drawn_faults(
     while True:
         yield rng.choice(kinds) if rng.random() < share else ""
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #2dd48b1e
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #595a32d9
 def place_now(
     reel: Reel,
     elapsed_seconds: float,  # since the first of its snapshots, on the feed's clock
@@ -305,7 +305,7 @@ def place_after(
     "The snapshot that comes next for somebody"
     return min(0 if known is None else bisect_right(reel.times, known), len(reel) - 1)
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #6504295c
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #b608ac9f
 class _Handler(http.server.BaseHTTPRequestHandler):
     "Serves a snapshot, or fails as it was told to"
 
@@ -344,7 +344,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[:half] if fault == "truncated" else body)
         self.close_connection = self.close_connection or fault == "truncated"
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #54aa1fee
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #4157b92b
 class FeedStandIn(http.server.ThreadingHTTPServer):
     "The MBTA's live feeds on this machine"
 
@@ -392,7 +392,7 @@ class FeedStandIn(http.server.ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #7be9e1a5
+# %% ../../nbs/realtime/01a_feed_stand_in.ipynb #47111479
 def _bodies(server: FeedStandIn, path: str, place: int) -> bytes:
     "A snapshot as it is written, made once while it is shown"
     kind, write = ROUTES[path]

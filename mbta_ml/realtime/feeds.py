@@ -7,7 +7,7 @@ __all__ = ['LONGEST_WAIT', 'MOST_PATIENCE', 'AHEAD_SECONDS', 'BAD', 'FEEDS', 'Tr
            'connect', 'Line', 'FeedHealth', 'Poll', 'back_off', 'allowance', 'http_date', 'seconds_of_date',
            'request_headers', 'Feed', 'live_feed']
 
-# %% ../../nbs/realtime/01_feeds.ipynb #73c8089b
+# %% ../../nbs/realtime/01_feeds.ipynb #e16a0197
 import contextlib
 import http.client
 import queue
@@ -30,7 +30,7 @@ from .decode import MOST_BYTES, decode_positions, decode_updates, unpacked
 from .messages import Snapshot
 from ..sources.download import retry_after
 
-# %% ../../nbs/realtime/01_feeds.ipynb #4b67de91
+# %% ../../nbs/realtime/01_feeds.ipynb #3b265f48
 class Trouble(Exception):
     "A poll that failed"
 
@@ -62,7 +62,7 @@ def trouble_of(
             return Trouble(name, f"{words} ({error})" if kind is OSError else words)
     return Trouble("failed", f"{type(error).__name__}: {error}")
 
-# %% ../../nbs/realtime/01_feeds.ipynb #aa5521b2
+# %% ../../nbs/realtime/01_feeds.ipynb #97fd1302
 class Answer(NamedTuple):
     "What a server answered"
 
@@ -102,7 +102,7 @@ def exchange(
     named = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, named, _read_whole(response))
 
-# %% ../../nbs/realtime/01_feeds.ipynb #beeff747
+# %% ../../nbs/realtime/01_feeds.ipynb #b77185b7
 def connect(
     address: str,
     timeout_seconds: float,
@@ -119,7 +119,7 @@ def connect(
     through.set_tunnel(parts.hostname, parts.port)
     return through
 
-# %% ../../nbs/realtime/01_feeds.ipynb #f0375a02
+# %% ../../nbs/realtime/01_feeds.ipynb #a46ceff9
 class Line:
     "A connection to one address, which stays open"
 
@@ -168,7 +168,7 @@ class Line:
             connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #316d8d51
+# %% ../../nbs/realtime/01_feeds.ipynb #df02341b
 @dataclass
 class FeedHealth:
     "What became of the polls of one feed"
@@ -198,7 +198,7 @@ class Poll(NamedTuple):
     snapshot: Snapshot | None = None  # where it is new
     words: str = ""  # what was wrong
 
-# %% ../../nbs/realtime/01_feeds.ipynb #af1c1609
+# %% ../../nbs/realtime/01_feeds.ipynb #d2dde6da
 LONGEST_WAIT, MOST_PATIENCE = 60.0, 3600.0  # of our own, and where a server asks for it; seconds
 
 
@@ -224,7 +224,7 @@ def allowance(
         return remaining, 0.0
     return 0, min(max(reset - now, 0.0), LONGEST_WAIT) if reset else LONGEST_WAIT
 
-# %% ../../nbs/realtime/01_feeds.ipynb #41e6f329
+# %% ../../nbs/realtime/01_feeds.ipynb #5dae0b6a
 def http_date(
     instant: float,  # seconds since 1970
 ) -> str:
@@ -239,7 +239,7 @@ def seconds_of_date(
     with contextlib.suppress(TypeError, ValueError):
         return parsedate_to_datetime(text or "").timestamp()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #f0369268
+# %% ../../nbs/realtime/01_feeds.ipynb #a2685ab5
 def request_headers(
     key: Secret,  # the V3 API's; empty: none
     validators: dict,  # what the last good answer said of itself
@@ -248,7 +248,7 @@ def request_headers(
     sent = {"User-Agent": f"mbta_ml/{__version__}", "Accept-Encoding": "gzip", **validators}
     return {**sent, "x-api-key": key.reveal()} if key else sent
 
-# %% ../../nbs/realtime/01_feeds.ipynb #70cb9c5c
+# %% ../../nbs/realtime/01_feeds.ipynb #7694ff5e
 class Feed:
     "One address, polled"
 
@@ -306,7 +306,7 @@ class Feed:
         if self.line:
             self.line.close()
 
-# %% ../../nbs/realtime/01_feeds.ipynb #f7a38b46
+# %% ../../nbs/realtime/01_feeds.ipynb #44c68955
 def _obey(self: Feed, answer: Answer, now: float) -> float:
     "Refuse an answer that is a failure; how long the server wants to be left alone otherwise"
     self.health.received_bytes += len(answer.body)
@@ -325,7 +325,7 @@ def _obey(self: Feed, answer: Answer, now: float) -> float:
 
 Feed._obey = _obey
 
-# %% ../../nbs/realtime/01_feeds.ipynb #bef57112
+# %% ../../nbs/realtime/01_feeds.ipynb #3a38d827
 AHEAD_SECONDS = 3600
 
 
@@ -359,14 +359,15 @@ def _judge(self: Feed, answer: Answer) -> Poll:
 
 Feed._judge = _judge
 
-# %% ../../nbs/realtime/01_feeds.ipynb #e3a26880
+# %% ../../nbs/realtime/01_feeds.ipynb #e8389ebc
 BAD = ("failed", "malformed", "backwards")
 
 
 def _say_changes(self: Feed, found: Poll, now: float) -> None:
     "Say that trouble, or silence, has begun or is over"
     health, trouble = self.health, found.words if found.kind in BAD else None
-    if trouble and (self.trouble is None or self.trouble[0] != found.kind):
+    passing = found.kind == "failed" and health.failing < 2
+    if trouble and not passing and (self.trouble is None or self.trouble[0] != found.kind):
         self.say(f"{self.name}: {trouble}")
         self.trouble = found.kind, now
     elif self.trouble and not trouble:
@@ -383,7 +384,7 @@ def _say_changes(self: Feed, found: Poll, now: float) -> None:
 
 Feed._say_changes = _say_changes
 
-# %% ../../nbs/realtime/01_feeds.ipynb #378d714b
+# %% ../../nbs/realtime/01_feeds.ipynb #9d31a756
 def _settle(self: Feed, found: Poll, began: float, asked_seconds: float) -> None:
     "Count a poll, say what has changed, and set the time of the next"
     health, now = self.health, self.now()
@@ -407,7 +408,7 @@ def _settle(self: Feed, found: Poll, began: float, asked_seconds: float) -> None
 
 Feed._settle = _settle
 
-# %% ../../nbs/realtime/01_feeds.ipynb #3309b6b3
+# %% ../../nbs/realtime/01_feeds.ipynb #31b5c189
 FEEDS = {"vehicle_positions": decode_positions, "trip_updates": decode_updates}
 
 
