@@ -6,9 +6,9 @@
 __all__ = ['SECONDS', 'FAMILIES', 'MOST_ANSWERS', 'MOST_BYTES', 'OPEN', 'JSON_API', 'KINDS', 'ABOUT', 'SEND_BYTES',
            'SWITCH_SECONDS', 'ServerSettings', 'Family', 'Metrics', 'Shown', 'stream_step', 'Board', 'State',
            'state_of', 'accepts_gzip', 'unchanged', 'Answer', 'in_words', 'ages', 'data', 'plain', 'heard_out',
-           'next_change', 'listen_to', 'refused', 'App', 'drop', 'app', 'serving', 'write_feeds']
+           'next_change', 'listen_to', 'refused', 'writer', 'drop', 'App', 'app', 'serving', 'write_feeds']
 
-# %% ../../nbs/realtime/07_server.ipynb #ce6709c8
+# %% ../../nbs/realtime/07_server.ipynb #04a5baed
 import asyncio
 import contextlib
 import gc
@@ -51,7 +51,7 @@ from mbta_ml.realtime.v3 import (
     snapshot,
 )
 
-# %% ../../nbs/realtime/07_server.ipynb #2c438245
+# %% ../../nbs/realtime/07_server.ipynb #7961beee
 @dataclass(frozen=True)
 class ServerSettings:
     "How long the board waits, and for how many"
@@ -62,7 +62,7 @@ class ServerSettings:
     keep_alive_seconds: float = 15  # a stream says at least this often that it is there
     stream_clients: int = 1000  # at most so many at once
 
-# %% ../../nbs/realtime/07_server.ipynb #29f0edb4
+# %% ../../nbs/realtime/07_server.ipynb #88ac11b7
 class Family(NamedTuple):
     "A number that is counted, set or observed"
 
@@ -87,7 +87,7 @@ FAMILIES = {
     "stream_dropped": Family("Counter", "Clients dropped since they were too slow"),
 }
 
-# %% ../../nbs/realtime/07_server.ipynb #a992d5d2
+# %% ../../nbs/realtime/07_server.ipynb #da702b17
 class Metrics:
     "Numbers that Prometheus reads"
 
@@ -126,7 +126,7 @@ class Metrics:
 
         return generate_latest(self.registry)
 
-# %% ../../nbs/realtime/07_server.ipynb #74b2b695
+# %% ../../nbs/realtime/07_server.ipynb #33820fee
 MOST_ANSWERS = 1000  # that are kept of one publication
 MOST_BYTES = 100_000  # of an answer that is kept
 
@@ -173,7 +173,7 @@ class Shown:
         "An ETag: it changes with the publication and the question, and with nothing else"
         return f'W/"{self.publication.made_at:.3f}-{zlib.crc32(query.encode()):08x}"'
 
-# %% ../../nbs/realtime/07_server.ipynb #246c47b6
+# %% ../../nbs/realtime/07_server.ipynb #1dd96e94
 def stream_step(
     shown: Shown,
     query,  # a `Query`
@@ -184,7 +184,7 @@ def stream_step(
     now = shown.keep(("snapshot", query), lambda: snapshot(shown.index, query))
     return now, shown.keep(("events", query, number), lambda: changes(before, now))
 
-# %% ../../nbs/realtime/07_server.ipynb #95be381c
+# %% ../../nbs/realtime/07_server.ipynb #0f890987
 class Board:
     "What is expected now, for many readers and one writer"
 
@@ -246,7 +246,7 @@ class Board:
         self.closed = True
         self.ring()
 
-# %% ../../nbs/realtime/07_server.ipynb #eb665f9e
+# %% ../../nbs/realtime/07_server.ipynb #9c7889a7
 class State(NamedTuple):
     "Whether the board can be relied on"
 
@@ -271,7 +271,7 @@ def state_of(board: Board) -> State:
         return State(False, True, f"nothing was published for {made:.0f} seconds")
     return State(True, True)
 
-# %% ../../nbs/realtime/07_server.ipynb #258a04ba
+# %% ../../nbs/realtime/07_server.ipynb #47cccdb5
 def accepts_gzip(headers: dict[bytes, bytes]) -> bool:
     "Whether a client takes gzip"
     text = headers.get(b"accept-encoding", b"").decode("latin-1").lower()
@@ -294,7 +294,7 @@ def unchanged(
         return int(made_at) <= since.timestamp()
     return False
 
-# %% ../../nbs/realtime/07_server.ipynb #86963ad0
+# %% ../../nbs/realtime/07_server.ipynb #f20e3d9e
 class Answer(NamedTuple):
     "What is sent back"
 
@@ -324,7 +324,7 @@ def in_words(status: int, why: str, path: str = "", **headers: str) -> Answer:
     kind = JSON_API if path == "/predictions" else "application/json"
     return Answer(status, msgspec.json.encode(told), kind, more)
 
-# %% ../../nbs/realtime/07_server.ipynb #e19fe370
+# %% ../../nbs/realtime/07_server.ipynb #6901dba9
 def ages(board: Board, shown: Shown) -> dict[str, bytes]:
     "How old an answer is, for its header"
     made = max(0, int(board.now() - shown.publication.made_at))
@@ -360,7 +360,7 @@ def data(
         about["content-encoding"] = b"gzip"
     return Answer(200, body, KINDS[path], tuple((n.encode(), v) for n, v in about.items()))
 
-# %% ../../nbs/realtime/07_server.ipynb #8c3157f3
+# %% ../../nbs/realtime/07_server.ipynb #d392b840
 ABOUT = {
     "/TripUpdates.pb": "all that is expected, as GTFS-Realtime in protobuf",
     "/TripUpdates.json": "the same as GTFS-Realtime in JSON",
@@ -389,7 +389,7 @@ def plain(board: Board, path: str) -> Answer:
         told["heard_at"] = boston(shown.publication.heard_at)
     return Answer(200 if state.ready else 503, msgspec.json.encode(told))
 
-# %% ../../nbs/realtime/07_server.ipynb #03c956da
+# %% ../../nbs/realtime/07_server.ipynb #75ba5a04
 async def heard_out(receive: Callable) -> None:
     "Until a client goes away"
     while (await receive())["type"] != "http.disconnect":
@@ -434,7 +434,7 @@ async def listen_to(
     finally:
         gone.cancel()
 
-# %% ../../nbs/realtime/07_server.ipynb #718d2275
+# %% ../../nbs/realtime/07_server.ipynb #78d8782e
 def refused(path: str, method: str) -> Answer | None:  # None: it is answered elsewhere
     "What isn't answered, and what is before anything else"
     if path not in ABOUT:
@@ -446,7 +446,30 @@ def refused(path: str, method: str) -> Answer | None:  # None: it is answered el
         return in_words(405, f"{path} takes GET", path, allow="GET, HEAD, OPTIONS")
     return None
 
+# %% ../../nbs/realtime/07_server.ipynb #deffd707
+def writer(
+    send: Callable,  # of ASGI
+    slow_seconds: float,
+) -> Callable:
+    "What writes to one client, and doesn't wait for long"
 
+    async def write(part: bytes) -> None:
+        async with asyncio.timeout(slow_seconds):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+    return write
+
+
+async def drop(
+    send: Callable,  # of ASGI
+) -> None:
+    "End a connection with what waits to be sent"
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
+    await asyncio.sleep(0)
+
+# %% ../../nbs/realtime/07_server.ipynb #ff58858a
 class App:
     "An ASGI application that tells what is on a board"
 
@@ -507,8 +530,9 @@ class App:
         headers.append((b"x-accel-buffering", b"no"))  # nginx would hold events back
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self.count_listeners(1)
+        slow = self.settings.slow_seconds
         try:
-            await listen_to(self.board, query, receive, self.writer(send), self.turn)
+            await listen_to(self.board, query, receive, writer(send, slow), self.turn)
             await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             self.metrics.inc("stream_dropped")
@@ -516,26 +540,9 @@ class App:
         finally:
             self.count_listeners(-1)
 
-    def writer(self, send: Callable) -> Callable:
-        "What writes to one client, and doesn't wait for long"
-
-        async def write(part: bytes) -> None:
-            async with asyncio.timeout(self.settings.slow_seconds):
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-
-        return write
-
     def count_listeners(self, more: int) -> None:
         self.listeners += more
         self.metrics.set("stream_clients", self.listeners)
-
-
-async def drop(send: Callable) -> None:
-    "End a connection with what waits to be sent; ASGI has no word for it, Uvicorn's transport has"
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None:
-        transport.abort()
-    await asyncio.sleep(0)
 
 
 def app(
@@ -546,7 +553,7 @@ def app(
     "The application for a board"
     return App(board, metrics, settings)
 
-# %% ../../nbs/realtime/07_server.ipynb #39bc6887
+# %% ../../nbs/realtime/07_server.ipynb #31f6400f
 SEND_BYTES = 256 * 1024  # that the kernel keeps for one client
 SWITCH_SECONDS = 0.001  # how long a thread computes before it lets another one
 
@@ -587,7 +594,7 @@ def serving(
         gc.unfreeze()
         sys.setswitchinterval(interval)
 
-# %% ../../nbs/realtime/07_server.ipynb #d166e479
+# %% ../../nbs/realtime/07_server.ipynb #4109b13f
 def write_feeds(
     publication: Publication,
     folder: Path,  # which there is

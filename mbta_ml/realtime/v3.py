@@ -9,7 +9,7 @@ __all__ = ['MOST_STOPS', 'CLOCK', 'RELATIONSHIPS', 'INCLUDES', 'SHELVES', 'FILTE
            'parse', 'status_of', 'select', 'sort_key', 'included', 'pages', 'predictions', 'document', 'snapshot',
            'changes']
 
-# %% ../../nbs/realtime/06_v3.ipynb #eee16912
+# %% ../../nbs/realtime/06_v3.ipynb #8e397423
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ from ..clock import BOSTON
 from .messages import Publication, StopForecast, TripForecast
 from .trip_updates import uncertainty
 
-# %% ../../nbs/realtime/06_v3.ipynb #e373d4f8
+# %% ../../nbs/realtime/06_v3.ipynb #3667eadf
 class Places(NamedTuple):
     "What a timetable knows of stops and trips"
 
@@ -45,7 +45,7 @@ def places_of(
         dict(numbers),
     )
 
-# %% ../../nbs/realtime/06_v3.ipynb #b363c2f1
+# %% ../../nbs/realtime/06_v3.ipynb #8ec62dcf
 class Row(NamedTuple):
     "One prediction, or one stop that won't be served"
 
@@ -67,7 +67,7 @@ def row_of(
     row_id = f"prediction-{name}-{stop_id}-{number}-{trip.route_id}"
     return Row(row_id, trip, stop_id, number, stop)
 
-
+# %% ../../nbs/realtime/06_v3.ipynb #9ab2bf8b
 MOST_STOPS = 10_000  # of a trip
 
 
@@ -106,7 +106,7 @@ class Index:
         trips = self.publication.trips
         return [row_of(trips[number], self.names[number], place) for number, place in at]
 
-# %% ../../nbs/realtime/06_v3.ipynb #38b7813f
+# %% ../../nbs/realtime/06_v3.ipynb #ead9244c
 CLOCK = ZoneInfo(BOSTON)
 RELATIONSHIPS = {
     "ADDED": "ADDED",
@@ -151,7 +151,7 @@ def attributes(
         "updated_at": boston(trip.heard_at),
     }
 
-# %% ../../nbs/realtime/06_v3.ipynb #7f0f0fb2
+# %% ../../nbs/realtime/06_v3.ipynb #9355e15d
 def link(kind: str, name: str | None) -> dict:
     "A relationship to one other resource"
     return {"data": {"type": kind, "id": name} if name is not None else None}
@@ -183,7 +183,7 @@ def resource(
         about["schedule"] = link("schedule", schedule_id(row))
     return {"type": "prediction", "id": row.id, "attributes": told, "relationships": about}
 
-# %% ../../nbs/realtime/06_v3.ipynb #848387ce
+# %% ../../nbs/realtime/06_v3.ipynb #6133287d
 def included_resource(
     kind: str,  # one of `INCLUDES`
     row: Row,
@@ -213,7 +213,7 @@ def included_resource(
 
 INCLUDES = ("route", "stop", "trip", "vehicle", "schedule")
 
-# %% ../../nbs/realtime/06_v3.ipynb #4c5feba7
+# %% ../../nbs/realtime/06_v3.ipynb #9c05ebea
 SHELVES = ("stop", "trip", "vehicle", "route")  # from the narrowest on
 FILTERS = (*SHELVES, "direction_id", "stop_sequence", "schedule_relationship", "revenue")
 SORTS = (
@@ -239,14 +239,14 @@ class BadRequest(ValueError):
 class Query(NamedTuple):
     "A question, understood; equal questions are equal"
 
-    filters: tuple[tuple[str, frozenset], ...]
+    filters: tuple[tuple[str, tuple], ...]  # names and values, in order
     sort: tuple[str, bool] = ("arrival_time", False)  # attribute, and whether from the highest on
     limit: int | None = None
     offset: int = 0
-    fields: frozenset | None = None  # attributes of predictions; None: all
+    fields: tuple[str, ...] | None = None  # attributes of predictions; None: all
     include: tuple[str, ...] = ()
 
-# %% ../../nbs/realtime/06_v3.ipynb #9b05d9cf
+# %% ../../nbs/realtime/06_v3.ipynb #fd18e3ca
 def whole(
     text: str,
     parameter: str,  # where it stands
@@ -263,16 +263,16 @@ def whole(
 def values_of(
     name: str,  # one of `FILTERS`
     text: str,  # with commas
-) -> frozenset:
+) -> tuple:  # each once, in order
     "The values of a filter"
-    values = [value for value in text.split(",") if value]
+    values = sorted({value for value in text.split(",") if value})
     if name in ("direction_id", "stop_sequence"):
         most = 1 if name == "direction_id" else 1_000_000
-        return frozenset(whole(value, f"filter[{name}]", 0, most) for value in values)
+        return tuple(whole(value, f"filter[{name}]", 0, most) for value in values)
     upper = name in ("schedule_relationship", "revenue")
-    return frozenset(value.upper() if upper else value for value in values)
+    return tuple(value.upper() if upper else value for value in values)
 
-# %% ../../nbs/realtime/06_v3.ipynb #2acbf450
+# %% ../../nbs/realtime/06_v3.ipynb #942fa41a
 def sort_of(text: str) -> tuple[str, bool]:
     "By what to sort, and whether from the highest on"
     name = text.removeprefix("-")
@@ -293,7 +293,7 @@ def all_known(
         raise BadRequest(said, parameter)
     return names
 
-
+# %% ../../nbs/realtime/06_v3.ipynb #e444534b
 MOST_CHARACTERS = 8000  # of a query
 NAMED = {"filter": FILTERS, "page": ("limit", "offset")}  # parameters with a name in brackets
 
@@ -332,11 +332,11 @@ def parse(
         sort_of(given["sort"]) if given.get("sort") else ("arrival_time", False),
         page.get("limit"),
         page.get("offset", 0),
-        None if attributes is None else frozenset(attributes.split(",")),
+        None if attributes is None else tuple(sorted(set(attributes.split(",")))),
         all_known(include.split(",") if include else (), INCLUDES, "include"),
     )
 
-# %% ../../nbs/realtime/06_v3.ipynb #a975231b
+# %% ../../nbs/realtime/06_v3.ipynb #0dd8a519
 def status_of(row: Row) -> str:
     "A row's `schedule_relationship`, with a word for what runs as planned"
     return attributes(row, None)["schedule_relationship"] or "SCHEDULED"
@@ -355,13 +355,13 @@ TESTS = {  # filter → whether a row has one of the values
     "revenue": lambda row, values, places: bool({"REVENUE", "ALL"} & values),
 }
 
-
+# %% ../../nbs/realtime/06_v3.ipynb #f1954f93
 def select(
     index: Index,
     query: Query,
 ) -> list[Row]:
     "The predictions that are asked for, in order"
-    asked = dict(query.filters)
+    asked = {name: frozenset(values) for name, values in query.filters}
     shelf = next(name for name in SHELVES if name in asked)
     found = [row for label in sorted(asked.pop(shelf)) for row in index.rows(shelf, label)]
     for name, values in asked.items():
@@ -383,7 +383,7 @@ def sort_key(row: Row, name: str, index: Index):
         return row.trip.heard_at
     return attributes(row, index.places.last_stops.get(row.trip.trip_id))[name]
 
-# %% ../../nbs/realtime/06_v3.ipynb #4651d183
+# %% ../../nbs/realtime/06_v3.ipynb #48e6d910
 def included(
     rows: list[Row],
     query: Query,
@@ -416,7 +416,7 @@ def pages(
         links["prev"] = at(max(0, query.offset - query.limit))
     return {"links": links}
 
-# %% ../../nbs/realtime/06_v3.ipynb #1f0befcf
+# %% ../../nbs/realtime/06_v3.ipynb #d3ab8622
 def predictions(
     index: Index,
     query: Query,
@@ -448,7 +448,7 @@ def document(
     meta = {"meta": instants, "jsonapi": {"version": "1.0"}}
     return msgspec.json.encode(made | pages(query, total, text) | meta)
 
-# %% ../../nbs/realtime/06_v3.ipynb #0ecc58a0
+# %% ../../nbs/realtime/06_v3.ipynb #57b6af0d
 def snapshot(
     index: Index,
     query: Query,
@@ -460,7 +460,7 @@ def snapshot(
     encode = msgspec.json.encode
     return {(each["type"], each["id"]): encode(each) for each in [*beside, *told]}
 
-
+# %% ../../nbs/realtime/06_v3.ipynb #843ccd44
 def changes(
     before: dict | None,  # as from `snapshot`; None: nothing was told yet
     now: dict,
