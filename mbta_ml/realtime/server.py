@@ -8,7 +8,7 @@ __all__ = ['SECONDS', 'FAMILIES', 'MOST_ANSWERS', 'MOST_BYTES', 'OPEN', 'JSON_AP
            'state_of', 'accepts_gzip', 'unchanged', 'Answer', 'in_words', 'ages', 'data', 'plain', 'heard_out',
            'next_change', 'listen_to', 'refused', 'writer', 'drop', 'App', 'app', 'serving', 'write_feeds']
 
-# %% ../../nbs/realtime/07_server.ipynb #04a5baed
+# %% ../../nbs/realtime/07_server.ipynb #1b08faa9
 import asyncio
 import contextlib
 import gc
@@ -51,7 +51,7 @@ from mbta_ml.realtime.v3 import (
     snapshot,
 )
 
-# %% ../../nbs/realtime/07_server.ipynb #7961beee
+# %% ../../nbs/realtime/07_server.ipynb #cdc58d5c
 @dataclass(frozen=True)
 class ServerSettings:
     "How long the board waits, and for how many"
@@ -62,7 +62,7 @@ class ServerSettings:
     keep_alive_seconds: float = 15  # a stream says at least this often that it is there
     stream_clients: int = 1000  # at most so many at once
 
-# %% ../../nbs/realtime/07_server.ipynb #88ac11b7
+# %% ../../nbs/realtime/07_server.ipynb #7bb232a4
 class Family(NamedTuple):
     "A number that is counted, set or observed"
 
@@ -87,7 +87,7 @@ FAMILIES = {
     "stream_dropped": Family("Counter", "Clients dropped since they were too slow"),
 }
 
-# %% ../../nbs/realtime/07_server.ipynb #da702b17
+# %% ../../nbs/realtime/07_server.ipynb #ed120b32
 class Metrics:
     "Numbers that Prometheus reads"
 
@@ -126,7 +126,7 @@ class Metrics:
 
         return generate_latest(self.registry)
 
-# %% ../../nbs/realtime/07_server.ipynb #33820fee
+# %% ../../nbs/realtime/07_server.ipynb #89d21413
 MOST_ANSWERS = 1000  # that are kept of one publication
 MOST_BYTES = 100_000  # of an answer that is kept
 
@@ -173,7 +173,7 @@ class Shown:
         "An ETag: it changes with the publication and the question, and with nothing else"
         return f'W/"{self.publication.made_at:.3f}-{zlib.crc32(query.encode()):08x}"'
 
-# %% ../../nbs/realtime/07_server.ipynb #1dd96e94
+# %% ../../nbs/realtime/07_server.ipynb #25d051b5
 def stream_step(
     shown: Shown,
     query,  # a `Query`
@@ -184,7 +184,7 @@ def stream_step(
     now = shown.keep(("snapshot", query), lambda: snapshot(shown.index, query))
     return now, shown.keep(("events", query, number), lambda: changes(before, now))
 
-# %% ../../nbs/realtime/07_server.ipynb #0f890987
+# %% ../../nbs/realtime/07_server.ipynb #6a66bd76
 class Board:
     "What is expected now, for many readers and one writer"
 
@@ -246,7 +246,7 @@ class Board:
         self.closed = True
         self.ring()
 
-# %% ../../nbs/realtime/07_server.ipynb #9c7889a7
+# %% ../../nbs/realtime/07_server.ipynb #9d3effdd
 class State(NamedTuple):
     "Whether the board can be relied on"
 
@@ -271,7 +271,7 @@ def state_of(board: Board) -> State:
         return State(False, True, f"nothing was published for {made:.0f} seconds")
     return State(True, True)
 
-# %% ../../nbs/realtime/07_server.ipynb #47cccdb5
+# %% ../../nbs/realtime/07_server.ipynb #373fbe17
 def accepts_gzip(headers: dict[bytes, bytes]) -> bool:
     "Whether a client takes gzip"
     text = headers.get(b"accept-encoding", b"").decode("latin-1").lower()
@@ -294,7 +294,7 @@ def unchanged(
         return int(made_at) <= since.timestamp()
     return False
 
-# %% ../../nbs/realtime/07_server.ipynb #f20e3d9e
+# %% ../../nbs/realtime/07_server.ipynb #c0d2da8f
 class Answer(NamedTuple):
     "What is sent back"
 
@@ -324,7 +324,7 @@ def in_words(status: int, why: str, path: str = "", **headers: str) -> Answer:
     kind = JSON_API if path == "/predictions" else "application/json"
     return Answer(status, msgspec.json.encode(told), kind, more)
 
-# %% ../../nbs/realtime/07_server.ipynb #6901dba9
+# %% ../../nbs/realtime/07_server.ipynb #b7e742d1
 def ages(board: Board, shown: Shown) -> dict[str, bytes]:
     "How old an answer is, for its header"
     made = max(0, int(board.now() - shown.publication.made_at))
@@ -360,7 +360,7 @@ def data(
         about["content-encoding"] = b"gzip"
     return Answer(200, body, KINDS[path], tuple((n.encode(), v) for n, v in about.items()))
 
-# %% ../../nbs/realtime/07_server.ipynb #d392b840
+# %% ../../nbs/realtime/07_server.ipynb #97418eb5
 ABOUT = {
     "/TripUpdates.pb": "all that is expected, as GTFS-Realtime in protobuf",
     "/TripUpdates.json": "the same as GTFS-Realtime in JSON",
@@ -389,7 +389,7 @@ def plain(board: Board, path: str) -> Answer:
         told["heard_at"] = boston(shown.publication.heard_at)
     return Answer(200 if state.ready else 503, msgspec.json.encode(told))
 
-# %% ../../nbs/realtime/07_server.ipynb #75ba5a04
+# %% ../../nbs/realtime/07_server.ipynb #9ae1020b
 async def heard_out(receive: Callable) -> None:
     "Until a client goes away"
     while (await receive())["type"] != "http.disconnect":
@@ -434,7 +434,7 @@ async def listen_to(
     finally:
         gone.cancel()
 
-# %% ../../nbs/realtime/07_server.ipynb #78d8782e
+# %% ../../nbs/realtime/07_server.ipynb #366cb7e8
 def refused(path: str, method: str) -> Answer | None:  # None: it is answered elsewhere
     "What isn't answered, and what is before anything else"
     if path not in ABOUT:
@@ -446,7 +446,7 @@ def refused(path: str, method: str) -> Answer | None:  # None: it is answered el
         return in_words(405, f"{path} takes GET", path, allow="GET, HEAD, OPTIONS")
     return None
 
-# %% ../../nbs/realtime/07_server.ipynb #deffd707
+# %% ../../nbs/realtime/07_server.ipynb #b03bc4ca
 def writer(
     send: Callable,  # of ASGI
     slow_seconds: float,
@@ -469,7 +469,7 @@ async def drop(
         transport.abort()
     await asyncio.sleep(0)
 
-# %% ../../nbs/realtime/07_server.ipynb #ff58858a
+# %% ../../nbs/realtime/07_server.ipynb #e6d0e977
 class App:
     "An ASGI application that tells what is on a board"
 
@@ -553,7 +553,7 @@ def app(
     "The application for a board"
     return App(board, metrics, settings)
 
-# %% ../../nbs/realtime/07_server.ipynb #31f6400f
+# %% ../../nbs/realtime/07_server.ipynb #82a050bf
 SEND_BYTES = 256 * 1024  # that the kernel keeps for one client
 SWITCH_SECONDS = 0.001  # how long a thread computes before it lets another one
 
@@ -594,7 +594,7 @@ def serving(
         gc.unfreeze()
         sys.setswitchinterval(interval)
 
-# %% ../../nbs/realtime/07_server.ipynb #4109b13f
+# %% ../../nbs/realtime/07_server.ipynb #fccc5cb4
 def write_feeds(
     publication: Publication,
     folder: Path,  # which there is
