@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['RELATIONSHIPS', 'WITHOUT_TIMES', 'SPELLINGS', 'NORMAL_90', 'MOST_UNCERTAIN', 'straightened', 'ordered', 'by_number',
            'in_order', 'fit_to_say', 'tidy', 'uncertainty', 'event', 'stop_updates', 'number_of', 'known',
-           'trip_update', 'feed_message', 'json_of', 'protobuf_of', 'to_json', 'to_protobuf', 'practice_publication']
+           'trip_update', 'feed_message', 'collector_paused', 'json_of', 'protobuf_of', 'to_json', 'to_protobuf',
+           'practice_publication']
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #e50f78b0
+# %% ../../nbs/realtime/05_trip_updates.ipynb #ee85f826
+import contextlib
+import gc
 import math
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from .messages import Publication, StopForecast, TripForecast
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #5e117d97
+# %% ../../nbs/realtime/05_trip_updates.ipynb #f6c1a692
 def straightened(
     seconds: list[int],  # along a trip
 ) -> list[int]:  # increasing
@@ -30,7 +33,7 @@ def straightened(
     shared = [total // number for total, number in pools for _ in range(number)]
     return [value + place for place, value in enumerate(shared)]
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #26585d7b
+# %% ../../nbs/realtime/05_trip_updates.ipynb #efd57aa4
 RELATIONSHIPS = (
     "SCHEDULED ADDED UNSCHEDULED CANCELED REPLACEMENT DUPLICATED DELETED NEW"  # of the reference
 ).split()
@@ -63,7 +66,7 @@ def by_number(skip: tuple) -> int:
     "Where a skipped stop stands"
     return skip[1]
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #0a8d4dda
+# %% ../../nbs/realtime/05_trip_updates.ipynb #c8ab6873
 def in_order(
     stops: tuple[StopForecast, ...],
 ) -> bool:
@@ -79,7 +82,7 @@ def in_order(
             return False
     return True
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #0846bbbe
+# %% ../../nbs/realtime/05_trip_updates.ipynb #441ea308
 def fit_to_say(
     trip: TripForecast,
     counts: Counter,  # what was mended or left out
@@ -114,7 +117,7 @@ def fit_to_say(
         direction_id=trip.direction_id if trip.direction_id in (0, 1) else None,
     )
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #fe57d256
+# %% ../../nbs/realtime/05_trip_updates.ipynb #05b1e4e6
 def tidy(
     publication: Publication,
     unheard_seconds: float = math.inf,  # trips unheard for longer are left out
@@ -132,7 +135,7 @@ def tidy(
                 said[key] = made
     return publication._replace(trips=tuple(said.values())), +counts
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #55afb315
+# %% ../../nbs/realtime/05_trip_updates.ipynb #a63c6696
 NORMAL_90 = 1.2815515655446004  # the 90th percentile of the normal distribution
 MOST_UNCERTAIN = 299  # seconds; from 300 on a number has another meaning at the MBTA
 
@@ -147,7 +150,7 @@ def uncertainty(
     error = round((high - low) / (2 * NORMAL_90))
     return error if 1 <= error <= MOST_UNCERTAIN else MOST_UNCERTAIN if error else 1
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #d7074434
+# %% ../../nbs/realtime/05_trip_updates.ipynb #f9895cc6
 def event(
     stop: StopForecast,
     scheduled: bool,  # whether the trip has a timetable
@@ -155,7 +158,7 @@ def event(
     "When a vehicle is expected"
     _, _, arrival, low, high, planned, _ = stop
     told = {"time": round(arrival)}
-    if scheduled and planned is not None:
+    if scheduled and planned is not None and planned == planned:  # NaN is unknown, too
         told["delay"] = told["time"] - round(planned)
     if (seconds := uncertainty(low, high)) is not None:
         told["uncertainty"] = seconds
@@ -191,7 +194,7 @@ def number_of(update: dict) -> int:
     "Where a stop stands"
     return update["stop_sequence"]
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #1918e027
+# %% ../../nbs/realtime/05_trip_updates.ipynb #95ef7607
 def known(**fields) -> dict:
     "The fields that are known"
     return {name: value for name, value in fields.items() if value is not None}
@@ -220,7 +223,7 @@ def trip_update(
         told["vehicle"] = vehicle
     return told
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #e9411676
+# %% ../../nbs/realtime/05_trip_updates.ipynb #1bb42963
 def feed_message(
     publication: Publication,  # as from `tidy`
     last_stops: Mapping[str, int] = {},  # trip → the number of its last stop, where it is known
@@ -239,7 +242,19 @@ def feed_message(
     }
     return {"header": header, "entity": entities}
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #f8195972
+# %% ../../nbs/realtime/05_trip_updates.ipynb #da5fb91d
+@contextlib.contextmanager
+def collector_paused() -> Iterator:
+    "Without the collector of circles while this lasts"
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+# %% ../../nbs/realtime/05_trip_updates.ipynb #425dfe58
 def json_of(
     message: dict,  # as from `feed_message`
 ) -> bytes:
@@ -262,16 +277,18 @@ def to_json(
     publication: Publication,
 ) -> bytes:
     "A publication as GTFS-Realtime in JSON"
-    return json_of(feed_message(tidy(publication)[0]))
+    with collector_paused():
+        return json_of(feed_message(tidy(publication)[0]))
 
 
 def to_protobuf(
     publication: Publication,
 ) -> bytes:
     "A publication as GTFS-Realtime in protobuf"
-    return protobuf_of(feed_message(tidy(publication)[0]))
+    with collector_paused():
+        return protobuf_of(feed_message(tidy(publication)[0]))
 
-# %% ../../nbs/realtime/05_trip_updates.ipynb #a56f8237
+# %% ../../nbs/realtime/05_trip_updates.ipynb #5db8822d
 def practice_publication(
     trips: int,
     stops: int = 12,  # ahead of each
