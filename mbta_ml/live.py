@@ -6,10 +6,9 @@
 __all__ = ['live_model', 'Hearing', 'tell', 'live_feeds', 'replayed_feeds', 'beforehand_of', 'service_of', 'live',
            'checked_options', 'ended_by_signals', 'end_with', 'main']
 
-# %% ../nbs/09_live.ipynb #73cdb99d
+# %% ../nbs/09_live.ipynb #dbd0dbf2
 import argparse
 import contextlib
-import gc
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from .output import add_answer_arguments, reply, say
 from .runs import model_of
 from .serve import healthy, listen
 
-# %% ../nbs/09_live.ipynb #0da06cb4
+# %% ../nbs/09_live.ipynb #e105bd39
 def live_model(
     settings: Settings,
     text: str | None,  # as given; None: the one in production, else `lookup`
@@ -37,7 +36,7 @@ def live_model(
     found = settings.production_models / "final_best_xgboost.json"
     return str(found) if found.exists() else "lookup"
 
-# %% ../nbs/09_live.ipynb #346456ca
+# %% ../nbs/09_live.ipynb #830a9f37
 @dataclass(frozen=True)
 class Hearing:
     "What is heard, and by which clock"
@@ -89,7 +88,7 @@ def replayed_feeds(
         feeds = {kind: live_feed(kind, there, **how) for kind in held}
         yield Hearing(feeds, lambda: first + speed * elapsed(), lambda instant: instant >= last)
 
-# %% ../nbs/09_live.ipynb #4c2f4a9e
+# %% ../nbs/09_live.ipynb #df582fcc
 def beforehand_of(
     options: argparse.Namespace,
     model,  # see `load`
@@ -136,7 +135,8 @@ def live(
 ) -> None:
     "Hear and publish until the end"
     from mbta_ml.realtime.collector import Collector
-    from mbta_ml.realtime.server import FAMILIES, Board, Metrics, ServerSettings, app, serving
+    from mbta_ml.realtime.metrics import FAMILIES, Metrics
+    from mbta_ml.realtime.server import Board, ServerSettings, app, serving
     from mbta_ml.realtime.service import SERVICE_FAMILIES, run
 
     limits = ServerSettings(stale_seconds=settings.stale_seconds)
@@ -144,21 +144,19 @@ def live(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(options.folder / ".live.lock", str(options.folder)))
         listening = stack.enter_context(listen(options.host, options.port))
-        stack.enter_context(serving(app(board, board.metrics, limits), listening))
         collector = None
         if not options.forget_records:
             database = options.folder / "records.duckdb"
             collector = Collector(database, settings, options.timetable, tell)
             stack.enter_context(collector)
+        stack.enter_context(serving(app(board, board.metrics, limits), listening))
+        tell(f"listening at http://{options.host}:{listening.getsockname()[1]}")
         service, day = service_of(options, settings, hearing, board, collector)
         service.publish()
         ready(service)
-        gc.collect()
-        gc.freeze()  # a timetable is a million objects that stay: nobody has to look at them again
-        tell(f"listening at http://{options.host}:{listening.getsockname()[1]}")
         run(service, hearing.feeds, ends, options.timetable, day)
 
-# %% ../nbs/09_live.ipynb #e4054bfb
+# %% ../nbs/09_live.ipynb #224f5a4e
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = argparse.ArgumentParser(
@@ -226,7 +224,7 @@ def checked_options(
         raise ValueError(f"{options.timetable} is no file; expected a GTFS zip")
     return options
 
-# %% ../nbs/09_live.ipynb #c26f13ec
+# %% ../nbs/09_live.ipynb #755c84a3
 @contextlib.contextmanager
 def ended_by_signals(ends: threading.Event):
     "SIGTERM and Ctrl-C set an event in place of interrupting"
@@ -246,8 +244,9 @@ def end_with(hearing: Hearing, ends: threading.Event) -> Callable:
     "Ends a service after the last snapshot of a replay"
 
     def ready(service) -> None:
-        heard = service.forecaster.tracker
-        service.answered = lambda found: hearing.until(heard.heard_at) and ends.set()
+        look = lambda found: hearing.until(service.forecaster.tracker.heard_at) and ends.set()
+        service.answered = look
+        look(None)
 
     return ready
 

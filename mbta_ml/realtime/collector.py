@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWN', 'KEPT', 'TOLD', 'NEW', 'UNASKED', 'changes', 'Entry', 'line_of', 'entry_of', 'read_journal', 'mend_journal',
            'Journal', 'Span', 'spans_of', 'Gap', 'gaps_of', 'make_tables', 'put_in', 'stamp_of', 'renew_timetable',
-           'Busy', 'opened', 'read_spans', 'write_spans', 'latest', 'Collector', 'recover', 'bring', 'merge_journals',
-           'gaps', 'in_words', 'collect']
+           'Busy', 'opened', 'read_spans', 'write_spans', 'latest', 'Collector', 'recover', 'bring', 'finish_journal',
+           'merge_finished', 'merge_journals', 'gaps', 'in_words', 'collect']
 
 # %% ../../nbs/realtime/02_collector.ipynb #d7591f92
 import contextlib
@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from ..config import Settings
 from ..etl.four_tables import LOADED, TABLES, merge
-from ..files import locked
+from ..files import atomic_path, locked
 from ..output import note
 from .messages import Ping, Snapshot
 from ..simulator.sample import COLUMNS
@@ -362,6 +363,7 @@ class Collector:
         self.folder = self.path.with_name(f".{self.path.name}.journal")
         self.names = {table: getattr(settings, f"table_{table}") for table in TABLES}
         self.last, self.journal, self.spans, self.stack = {}, None, [], contextlib.ExitStack()
+        self.beside = ThreadPoolExecutor(1)  # merges, while the next hour is kept
 
     def __enter__(self):
         lock = self.path.with_name(f".{self.path.name}.lock")
@@ -374,6 +376,7 @@ class Collector:
     def __exit__(self, *_):
         with self.stack:
             self.merge()
+            self.beside.shutdown()
 
     def journals(self) -> list[Path]:
         "What is not in the file yet, or was not when it was written"
@@ -397,7 +400,8 @@ class Collector:
             return None
         hour = datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H.jsonl")
         if self.journal is not None and self.journal.path.name != hour:
-            self.merge()
+            self.finish_journal()
+            self.beside.submit(self.merge_finished, self.journals())
         self.journal = self.journal or Journal(self.folder / hour)
         rows = changes(snapshot.pings, self.last)
         self.journal.append(Entry(feed, at, rows))
@@ -409,17 +413,20 @@ class Collector:
 def recover(self: Collector) -> None:
     "Take up what a process before left: whole files, torn lines, and how far it came"
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    told = []
-    if self.path.exists():
-        try:
-            with opened(self.path) as con:
+    if not self.path.exists():  # DuckDB's first bytes would not survive a kill
+        with atomic_path(self.path) as whole:
+            whole.unlink()
+            with opened(whole) as con:
                 make_tables(con, self.names)
-                told = read_spans(con)
-        except Busy:
-            raise ValueError(
-                f"{self.path} is open in another process; expected a file that nobody has open"
-                " while a collector starts: close it there"
-            ) from None
+    try:
+        with opened(self.path) as con:
+            make_tables(con, self.names)
+            told = read_spans(con)
+    except Busy:
+        raise ValueError(
+            f"{self.path} is open in another process; expected a file that nobody has open"
+            " while a collector starts: close it there"
+        ) from None
     known = latest(told)
     for path in self.journals():
         told += [
@@ -444,7 +451,9 @@ def bring(
     known = latest(read_spans(con))
     new = [entry for entry in entries if entry.recorded_at > known.get(entry.feed, 0.0)]
     put_in(con, new, self.names["vehicle"])
-    write_spans(con, self.spans)
+    told = [Span(entry.feed, entry.recorded_at, entry.recorded_at, 1) for entry in new]
+    # no further than what is in the file: the next hour is being kept meanwhile
+    write_spans(con, spans_of([*read_spans(con), *told], self.settings.stale_seconds))
     con.execute("COMMIT")
     if self.timetable is not None:
         con.execute("BEGIN")
@@ -460,12 +469,19 @@ def bring(
 Collector.bring = bring
 
 # %% ../../nbs/realtime/02_collector.ipynb #22123abd
-def merge_journals(self: Collector) -> bool:  # False: another process has the file open
-    "Bring the journals into the file, in one transaction, and remove them"
+def finish_journal(self: Collector) -> None:
+    "The next snapshot begins another journal, and is kept whole"
     if self.journal is not None:
         self.journal.close()
     self.journal, self.last = None, {}
-    paths = self.journals()
+
+
+def merge_finished(
+    self: Collector,
+    paths: list[Path],  # of journals to which nothing is added any more
+) -> bool:  # False: they stay
+    "Bring journals into the file, in one transaction, and remove them"
+    paths = [path for path in paths if path.exists()]  # not those that were brought meanwhile
     try:
         if paths:
             with opened(self.path) as con:
@@ -473,11 +489,21 @@ def merge_journals(self: Collector) -> bool:  # False: another process has the f
     except Busy as error:
         self.say(f"{error}; what was heard stays in {self.folder.name} until the next hour")
         return False
+    except (duckdb.Error, OSError, ValueError) as error:
+        self.say(f"{self.path.name}: {error}; what was heard stays in {self.folder.name}")
+        return False
     for path in paths:
         path.unlink()
     return True
 
 
+def merge_journals(self: Collector) -> bool:  # False: some stay
+    "Bring all that was kept into the file, after what is being brought already"
+    self.finish_journal()
+    return self.beside.submit(self.merge_finished, self.journals()).result()
+
+
+Collector.finish_journal, Collector.merge_finished = finish_journal, merge_finished
 Collector.merge = merge_journals
 
 # %% ../../nbs/realtime/02_collector.ipynb #655457db

@@ -7,7 +7,7 @@ __all__ = ['BESIDE', 'KEPT_SINCE', 'SAVE_SECONDS', 'FORGET_SECONDS', 'SERVICE_FA
            'by_archive', 'by_memory', 'kept_since', 'Writer', 'write_forms', 'Service', 'begun', 'poll_for_ever',
            'renewals', 'run', 'one_turn']
 
-# %% ../../nbs/realtime/08_service.ipynb #0eb65684
+# %% ../../nbs/realtime/08_service.ipynb #d9a6e7e2
 import queue
 import threading
 import time
@@ -28,14 +28,16 @@ from .forecaster import Forecaster, hear, publication
 from .messages import Ping, Snapshot
 from ..features.keep import save_state
 from .saved import content_of, forget, load, renew_timetable
-from .server import FAMILIES, Board, Family, Metrics
+from .metrics import FAMILIES, Family, Metrics
+from .server import Board
+from .trip_updates import collector_paused
 from .tracker import Known, clock_day, known_of
 from .v3 import Places, places_of
 from ..sources.gtfs_static import read_timetable
 from ..sources.gtfs_zip import database
 from ..sources.live_files import _selected
 
-# %% ../../nbs/realtime/08_service.ipynb #d7f36952
+# %% ../../nbs/realtime/08_service.ipynb #d77afb6c
 @dataclass(frozen=True)
 class Beforehand:
     "What is known before anything is heard"
@@ -91,7 +93,7 @@ def by_memory(
     stations = {s: p for s, p in zip(pairs["stop_id"], pairs["station_id"]) if p and s != p}
     return Beforehand(Known(stations), Places(parents=stations))
 
-# %% ../../nbs/realtime/08_service.ipynb #556ec4f1
+# %% ../../nbs/realtime/08_service.ipynb #b049b9bc
 KEPT_SINCE = """
 SELECT id, trip_id, route_id, direction_id, stop_id, current_status, current_stop_sequence,
   strftime(start_date, '%Y%m%d'), start_time, schedule_relationship, revenue, latitude, longitude,
@@ -118,7 +120,7 @@ def kept_since(
                 found.setdefault(entry.recorded_at, []).extend(pings)
     return [Snapshot(at, tuple(dict.fromkeys(pings))) for at, pings in sorted(found.items())]
 
-# %% ../../nbs/realtime/08_service.ipynb #6ef5de32
+# %% ../../nbs/realtime/08_service.ipynb #e4352e5b
 class Writer:
     "Writes files in a thread of its own, the latest of each kind"
 
@@ -152,7 +154,7 @@ def write_forms(
         with atomic_path(folder / f"TripUpdates.{name}") as whole:
             whole.write_bytes(content)
 
-# %% ../../nbs/realtime/08_service.ipynb #7a27d6b1
+# %% ../../nbs/realtime/08_service.ipynb #656c67d2
 SAVE_SECONDS, FORGET_SECONDS = 60, 3600
 SERVICE_FAMILIES = {
     "feed_polls": Family("Counter", "Polls of live feeds, by what they gave", ("feed", "kind")),
@@ -206,7 +208,8 @@ class Service:
     def publish(self) -> None:
         "Put up what is expected; both forms of the feed are written beside"
         if self.forecaster.tracker.heard_at:
-            self.board.show(publication(self.forecaster, self.now()))
+            with collector_paused():
+                self.board.show(publication(self.forecaster, self.now()))
             if self.folder is not None:
                 self.writer.write("feeds", write_forms, self.folder, self.board.shown)
 
@@ -233,7 +236,7 @@ class Service:
         self.saved_at = self.now()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
 
-# %% ../../nbs/realtime/08_service.ipynb #8f2ba7fa
+# %% ../../nbs/realtime/08_service.ipynb #bf6dadf8
 def begun(
     model,  # see `load` of `models.predictors`
     beforehand: Beforehand,
@@ -262,7 +265,7 @@ def begun(
             hear(forecaster, snapshot)
     return forecaster
 
-# %% ../../nbs/realtime/08_service.ipynb #aaddd313
+# %% ../../nbs/realtime/08_service.ipynb #8aae73ea
 def poll_for_ever(
     name: str,
     feed: Feed,
