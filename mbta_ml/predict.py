@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIDE', 'PREDICTIONS', 'carry_over', 'LastPredictions', 'predictions', 'replayed', 'replay', 'records_to_replay',
-           'main']
+           'table_at', 'predict_at', 'main']
 
 # %% ../nbs/04_predict.ipynb #ce35d720
 import argparse
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from .config import Settings, read_settings
 from .features.days import Extract, InMemory, is_whole, long_pieces
+from .features.examples import as_instants
 from .clock import INSTANT
 from .cli import add_source_arguments, command, parsed, seconds_argument
 from .sources.read import read_options
@@ -192,12 +193,79 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
+        "--at",
+        metavar="now|ISO",
+        help=(
+            "in place of a source: what is expected at one instant, from the state of a live"
+            " service (python -m mbta_ml.live)"
+        ),
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="of --at: the state (default: data/live/state.zip)",
+    )
+    parser.add_argument(
         "--every",
         type=seconds_argument,
         metavar="SECONDS",
         help="also at the instants that are multiples of so many seconds since the epoch",
     )
     return parser
+
+# %% ../nbs/04_predict.ipynb #48ca1e88
+def table_at(
+    forecaster,  # `Forecaster`
+    found,  # its `Answers`
+) -> pa.Table:  # `PREDICTIONS`
+    "What is expected at an instant, as a replay writes it"
+    rows, made = found.rows, found.rows["made"]
+    events = [forecaster.events[number] for number in rows["event"]]
+    about = {
+        "service_date": [event.run.service_date for event in events],
+        "trip_id": [event.run.trip_id for event in events],
+        "vehicle_id": [event.run.vehicle_id or None for event in events],
+        "route_id": [event.route_id for event in events],
+        "direction_id": [event.direction_id for event in events],
+        "stop_name": [None] * len(rows),
+        "delay_seconds": (made + 1000 * found.seconds - rows["scheduled"]) / 1000,
+    }
+    columns = {
+        name: pa.array(values, PREDICTIONS.field(name).type, from_pandas=True)
+        for name, values in about.items()
+    }
+    for name, numbers in (("stop", forecaster.names.stops), ("station", forecaster.names.stations)):
+        columns[f"{name}_id"] = numbers.column().take(pa.array(rows[name]))
+    columns |= {"made_at": as_instants(made), "scheduled_arrival": as_instants(rows["scheduled"])}
+    for name, seconds in zip(("predicted_arrival", "low", "high"), found[1:]):
+        columns[name] = as_instants(made + 1000 * seconds)
+    return pa.table([columns[name] for name in PREDICTIONS.names], schema=PREDICTIONS)
+
+# %% ../nbs/04_predict.ipynb #262198e0
+def predict_at(
+    options: argparse.Namespace,
+    settings: Settings,
+    model,  # see `load`
+) -> Path:  # the file written
+    "Answer once, from the state of a live service"
+    from mbta_ml.realtime.at import ask_at, forecaster_at, instant_of
+
+    given = {"source": options.source, "from": options.start, "to": options.to}
+    if named := [name for name, value in {**given, "every": options.every}.items() if value]:
+        raise ValueError(f"--at answers from a state alone; leave out --{named[0]}")
+    state, instant = options.state or settings.data / "live" / "state.zip", instant_of(options.at)
+    forecaster, out = forecaster_at(state, model, instant), options.out
+    table = table_at(forecaster, ask_at(forecaster, instant))
+    with talking_beside(out), table_writer(out, PREDICTIONS) as write:
+        write(table)
+    heard = pd.Timestamp(forecaster.tracker.heard_at, unit="s", tz="UTC").isoformat()
+    with talking_beside(out):
+        result(
+            {"out": out, "predictions": len(table), "model": options.model, "heard_until": heard},
+            f"{len(table):,} predictions  {out}  (heard until {heard})",
+        )
+    return out
 
 # %% ../nbs/04_predict.ipynb #ff7d2b03
 @progress("predicting")
@@ -208,6 +276,8 @@ def main(
     "Replay sources with a model"
     options, settings = parsed(_parser(), arguments), settings or read_settings()
     model, out = load(model_of(settings, options.model)), options.out
+    if options.at is not None:
+        return predict_at(options, settings, model)
     written = seen = 0
     until = None if model.until is None else pa.scalar(model.until, INSTANT)
     with talking_beside(out), table_writer(out, PREDICTIONS) as write:

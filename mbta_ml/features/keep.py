@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'TABLES', 'new_places', 'Forgotten', 'last_heard', 'kept_vi
            'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'layout', 'arrays_of', 'packed', 'save_state',
            'load_state']
 
-# %% ../../nbs/features/01c_keep.ipynb #ed10cc2e
+# %% ../../nbs/features/01c_keep.ipynb #9570fac7
 import io
 import json
 import zipfile
@@ -33,7 +33,7 @@ from mbta_ml.features.state import (
 from .windows import NONE, Keys
 from ..files import atomic_path
 
-# %% ../../nbs/features/01c_keep.ipynb #5cf0f641
+# %% ../../nbs/features/01c_keep.ipynb #58f4ffa4
 def new_places(
     stays: np.ndarray,  # of bool, for each place
 ) -> np.ndarray:  # NONE for what goes; one entry more, so that NONE itself stays NONE
@@ -41,7 +41,7 @@ def new_places(
     places = np.where(stays, np.cumsum(stays) - 1, NONE)
     return np.append(places, NONE).astype(np.int32)
 
-# %% ../../nbs/features/01c_keep.ipynb #921d9757
+# %% ../../nbs/features/01c_keep.ipynb #a40738dc
 class Forgotten(NamedTuple):
     "A state without what no question needs, and where all that it was told of stands now"
 
@@ -81,7 +81,7 @@ def kept_visits(
     numbers = np.arange(len(kept), dtype=np.int32)
     return state._replace(used=used, visits=kept, runs=alive, visit_of=numbers), events
 
-# %% ../../nbs/features/01c_keep.ipynb #c6ad1acb
+# %% ../../nbs/features/01c_keep.ipynb #8e2f4522
 def slices(
     begins: np.ndarray,
     lengths: np.ndarray,
@@ -112,7 +112,7 @@ def kept_values(state: State) -> State:
     used[VALUES] = len(places)
     return state._replace(used=used, values=state.values[places], stretches=stretches, links=links)
 
-# %% ../../nbs/features/01c_keep.ipynb #f53cbcd1
+# %% ../../nbs/features/01c_keep.ipynb #d382e567
 def kept_passages(
     state: State,
     now: float,  # milliseconds
@@ -167,7 +167,7 @@ def kept_cursor(
     new.places[UNDER_WAY] = len(alive)
     return new
 
-# %% ../../nbs/features/01c_keep.ipynb #3af75f57
+# %% ../../nbs/features/01c_keep.ipynb #99e677df
 FORMAT = 1
 TABLES = ("stretch_keys", "leaving", "link_keys")
 
@@ -194,13 +194,15 @@ def arrays_of(
 def packed(
     state: State,
     about: dict,  # plain JSON: what else goes on from there
+    more: dict[str, np.ndarray] | None = None,  # arrays that belong to it
 ) -> bytes:
     "A state as the content of a file"
     content = io.BytesIO()
     head = {"format": FORMAT, "layout": layout(), "about": about}
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("state.json", json.dumps(head))
-        for name, array in arrays_of(state).items():
+        beside = {f"more.{name}": array for name, array in (more or {}).items()}
+        for name, array in (arrays_of(state) | beside).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
     return content.getvalue()
@@ -217,7 +219,7 @@ def save_state(
 
 def load_state(
     path: Path,
-) -> tuple[State, dict]:  # and what was written with it
+) -> tuple[State, dict, dict[str, np.ndarray]]:  # and what was written with it
     "Read a state"
     again = "delete it, and it is made anew from the records"
     try:
@@ -230,6 +232,8 @@ def load_state(
             )
             parts = {name: read(name).view(np.asarray(kind).dtype) for name, kind in KINDS.items()}
             parts |= {n: Keys(read(f"{n}.keys"), read(f"{n}.places")) for n in TABLES}
-            return State(used=read("used"), **parts), head["about"]
+            others = [name[:-4] for name in archive.namelist() if name.startswith("more.")]
+            more = {name.removeprefix("more."): read(name) for name in others}
+            return State(used=read("used"), **parts), head["about"], more
     except (zipfile.BadZipFile, KeyError, EOFError, json.JSONDecodeError):
         raise ValueError(f"{path} is damaged; expected a whole file of a state; {again}") from None

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VISIT_FIELDS', 'RUN_FIELDS', 'values_of_visit', 'values_of_run', 'kept_numbers', 'forget_runs', 'forget',
            'renumber_runs', 'on_timetable', 'renew_timetable', 'key_out', 'key_in', 'run_out', 'run_in', 'tracker_out',
-           'tracker_in', 'names_out', 'event_out', 'event_in', 'content_of', 'save', 'load']
+           'tracker_in', 'own_timetable', 'names_out', 'event_out', 'event_in', 'content_of', 'save', 'load']
 
-# %% ../../nbs/realtime/04b_saved.ipynb #e80a32f2
+# %% ../../nbs/realtime/04b_saved.ipynb #ff28f460
 from dataclasses import fields
 from datetime import date
 from operator import attrgetter
@@ -16,16 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from ..features.ask import Timetable
-from ..features.keep import Forgotten, forgotten, kept_cursor, load_state, packed, save_state
+from mbta_ml.features.keep import (
+    Forgotten,
+    copied,
+    forgotten,
+    kept_cursor,
+    load_state,
+    packed,
+    save_state,
+    slices,
+)
 from ..features.replay import Cursor
-from ..features.state import State
+from ..features.state import AHEAD, State
 from ..features.windows import NONE
 from .forecaster import Ahead, Forecaster
 from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
 from .tracker import Known, Run, Tracker, Visit
 
-# %% ../../nbs/realtime/04b_saved.ipynb #6863164f
+# %% ../../nbs/realtime/04b_saved.ipynb #61025f69
 def kept_numbers(
     numbers: Numbers,
     places: np.ndarray,  # of each number: the new one, NONE where it has gone
@@ -85,7 +94,7 @@ def renumber_runs(
     "Stop events are known by their run's new number"
     events.number = {(int(runs[run]), *stop): n for (run, *stop), n in events.number.items()}
 
-# %% ../../nbs/realtime/04b_saved.ipynb #803204c3
+# %% ../../nbs/realtime/04b_saved.ipynb #af73fe3d
 def on_timetable(
     state: State,
     begins: np.ndarray,  # of each trip of the old timetable, and of one after the last
@@ -119,7 +128,7 @@ def renew_timetable(
     new, numbers = forecaster.timetable, forecaster.names.trips.number
     on_timetable(forecaster.replay.state, begins, trips, new, numbers)
 
-# %% ../../nbs/realtime/04b_saved.ipynb #535a2504
+# %% ../../nbs/realtime/04b_saved.ipynb #51bbc3be
 def key_out(key: tuple) -> list:
     "A key whose first part is a date, as JSON has it"
     return [key[0].isoformat(), *key[1:]]
@@ -184,7 +193,23 @@ def tracker_in(plain: dict, known: Known) -> Tracker:
         setattr(tracker, name, plain[name])
     return tracker
 
-# %% ../../nbs/realtime/04b_saved.ipynb #d60aa689
+# %% ../../nbs/realtime/04b_saved.ipynb #ba0713ee
+def own_timetable(
+    forecaster: Forecaster,
+) -> tuple[State, Timetable, list[tuple]]:
+    "A copy of the state, and of its timetable the trips that visits point to"
+    state, whole = copied(forecaster.replay.state), forecaster.timetable
+    trips = list(forecaster.names.trips.number)
+    used = np.unique(state.visits["trip"])
+    used = used[used != NONE]
+    lengths = np.diff(whole.begins)[used]
+    places, _ = slices(whole.begins[used], lengths)
+    own = Timetable(np.append(0, np.cumsum(lengths)), whole.stops[places])
+    names = [trips[n] for n in used]
+    on_timetable(state, whole.begins, trips, own, {trip: n for n, trip in enumerate(names)})
+    return state, own, names
+
+
 def names_out(forecaster: Forecaster) -> dict:
     "The numbers of all names, as JSON has them"
     names = forecaster.names
@@ -192,8 +217,6 @@ def names_out(forecaster: Forecaster) -> dict:
         "stops": list(names.stops.number),
         "stations": list(names.stations.number),
         "lines": list(names.lines.number),
-        "trips": [key_out(trip) for trip in names.trips.number],
-        "begins": forecaster.timetable.begins.tolist(),
         "runs": [[key_out(key), n] for key, n in names.runs.number.items()],
         "next_run": names.runs.next,
         "events": [[*key, n] for key, n in names.events.number.items()],
@@ -225,8 +248,10 @@ def content_of(
 ) -> bytes:
     "A forecaster as the content of a file"
     cursor, carried = forecaster.replay.cursor, forecaster.carried.at_departure
+    state, timetable, trips = own_timetable(forecaster)
     plain = {
         "about": about or {},
+        "trips": [key_out(trip) for trip in trips],
         "every_seconds": forecaster.every_seconds,
         "tracker": tracker_out(forecaster.tracker),
         "names": names_out(forecaster),
@@ -238,7 +263,8 @@ def content_of(
         ],
         "cursor": [array.tolist() for array in cursor],
     }
-    return packed(forecaster.replay.state, plain)
+    stops = timetable.stops.view(np.dtype(timetable.stops.dtype.descr))
+    return packed(state, plain, {"begins": timetable.begins, "stops": stops})
 
 
 def save(
@@ -253,10 +279,10 @@ def save(
 def load(
     path: Path,
     model,
-    known: Known | None = None,
+    known: Known | None = None,  # None: it knows what it knew of the trips under way
 ) -> tuple[Forecaster, dict]:  # and what was written with it
     "Read a forecaster, which goes on as if it had never been away"
-    state, plain = load_state(path)
+    state, plain, own = load_state(path)
     found = Forecaster(model, known, plain["every_seconds"], remembers=False)
     numbered, tracker = plain["names"], tracker_in(plain["tracker"], found.tracker.known)
     names = found.names
@@ -266,10 +292,13 @@ def load(
     names.runs.number = {key_in(key): n for key, n in numbered["runs"]}
     names.events.number = {tuple(key): n for *key, n in numbered["events"]}
     names.runs.next, names.events.next = numbered["next_run"], numbered["next_event"]
-    found.announce(tracker.known)  # what the timetable has beside these names comes after them
-    trips = [key_in(trip) for trip in numbered["trips"]]
-    begins = np.array(numbered["begins"])
-    on_timetable(state, begins, trips, found.timetable, names.trips.number)
+    trips = [key_in(trip) for trip in plain["trips"]]
+    if known is None:
+        stops = own["stops"].view(AHEAD.dtype)
+        names.trips, found.timetable = Numbers(trips), Timetable(own["begins"], stops)
+    else:
+        found.announce(known)  # what the timetable has beside these names comes after them
+        on_timetable(state, own["begins"], trips, found.timetable, names.trips.number)
     kinds = (np.int64, np.float64, np.int32, np.int32)
     cursor = Cursor(*(np.array(a, kind) for a, kind in zip(plain["cursor"], kinds)))
     found.tracker, found.replay.state, found.replay.cursor = tracker, state, cursor
