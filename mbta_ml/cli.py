@@ -269,13 +269,14 @@ def _can_import(package: str) -> bool:
 def needs(
     name: str,  # of the module that says it, its `__name__`
     *packages: str,  # such as `torch`
+    extra: str = "dl",  # which brings them
 ) -> None:
     "Say which extra brings the packages that a module lacks; show its help without them"
     missing = [package for package in packages if not _can_import(package)]
     if not missing:
         return
     are = "is" if len(missing) == 1 else "are"
-    message = f"{', '.join(missing)} {are} not installed: run `pip install 'mbta_ml[dl]'`"
+    message = f"{', '.join(missing)} {are} not installed: run `pip install 'mbta_ml[{extra}]'`"
     if name != "__main__":
         raise ImportError(message)
     if not {"-h", "--help"} & set(sys.argv[1:]):

@@ -6,7 +6,12 @@
 __all__ = ['live_model', 'Hearing', 'tell', 'live_feeds', 'replayed_feeds', 'beforehand_of', 'service_of', 'live',
            'checked_options', 'ended_by_signals', 'end_with', 'main']
 
-# %% ../nbs/09_live.ipynb #dbd0dbf2
+# %% ../nbs/09_live.ipynb #29a14248
+from .cli import needs
+
+needs(__name__, "msgspec", "uvicorn", "prometheus_client", extra="live")  # before they are imported
+
+# %% ../nbs/09_live.ipynb #cffe7016
 import argparse
 import contextlib
 import signal
@@ -25,7 +30,7 @@ from .output import add_answer_arguments, reply, say
 from .runs import model_of
 from .serve import healthy, listen
 
-# %% ../nbs/09_live.ipynb #e105bd39
+# %% ../nbs/09_live.ipynb #e1fc6c72
 def live_model(
     settings: Settings,
     text: str | None,  # as given; None: the one in production, else `lookup`
@@ -36,7 +41,7 @@ def live_model(
     found = settings.production_models / "final_best_xgboost.json"
     return str(found) if found.exists() else "lookup"
 
-# %% ../nbs/09_live.ipynb #830a9f37
+# %% ../nbs/09_live.ipynb #05a55fc8
 @dataclass(frozen=True)
 class Hearing:
     "What is heard, and by which clock"
@@ -88,7 +93,7 @@ def replayed_feeds(
         feeds = {kind: live_feed(kind, there, **how) for kind in held}
         yield Hearing(feeds, lambda: first + speed * elapsed(), lambda instant: instant >= last)
 
-# %% ../nbs/09_live.ipynb #df582fcc
+# %% ../nbs/09_live.ipynb #97196bf1
 def beforehand_of(
     options: argparse.Namespace,
     model,  # see `load`
@@ -156,7 +161,7 @@ def live(
         ready(service)
         run(service, hearing.feeds, ends, options.timetable, day)
 
-# %% ../nbs/09_live.ipynb #224f5a4e
+# %% ../nbs/09_live.ipynb #2e64a41c
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = argparse.ArgumentParser(
@@ -224,7 +229,7 @@ def checked_options(
         raise ValueError(f"{options.timetable} is no file; expected a GTFS zip")
     return options
 
-# %% ../nbs/09_live.ipynb #755c84a3
+# %% ../nbs/09_live.ipynb #3ea27b8c
 @contextlib.contextmanager
 def ended_by_signals(ends: threading.Event):
     "SIGTERM and Ctrl-C set an event in place of interrupting"
