@@ -6,12 +6,12 @@
 __all__ = ['live_model', 'Hearing', 'tell', 'live_feeds', 'replayed_feeds', 'beforehand_of', 'service_of', 'live',
            'checked_options', 'ended_by_signals', 'end_with', 'main']
 
-# %% ../nbs/09_live.ipynb #29a14248
+# %% ../nbs/09_live.ipynb #c907906e
 from .cli import needs
 
 needs(__name__, "msgspec", "uvicorn", "prometheus_client", extra="live")  # before they are imported
 
-# %% ../nbs/09_live.ipynb #cffe7016
+# %% ../nbs/09_live.ipynb #434553d4
 import argparse
 import contextlib
 import signal
@@ -30,7 +30,7 @@ from .output import add_answer_arguments, reply, say
 from .runs import model_of
 from .serve import healthy, listen
 
-# %% ../nbs/09_live.ipynb #e1fc6c72
+# %% ../nbs/09_live.ipynb #e1220aad
 def live_model(
     settings: Settings,
     text: str | None,  # as given; None: the one in production, else `lookup`
@@ -41,7 +41,7 @@ def live_model(
     found = settings.production_models / "final_best_xgboost.json"
     return str(found) if found.exists() else "lookup"
 
-# %% ../nbs/09_live.ipynb #05a55fc8
+# %% ../nbs/09_live.ipynb #195b0118
 @dataclass(frozen=True)
 class Hearing:
     "What is heard, and by which clock"
@@ -73,7 +73,7 @@ def live_feeds(settings: Settings) -> Iterator[Hearing]:
 @contextlib.contextmanager
 def replayed_feeds(
     folder: str,  # a directory of an archived feed, or a glob of them
-    speed: float,  # times as fast as it was
+    speed: float,  # times as fast as it was; 0: each snapshot when the one before was heard
     settings: Settings,
 ) -> Iterator[Hearing]:
     "An archived feed, served on this machine"
@@ -81,19 +81,22 @@ def replayed_feeds(
     from mbta_ml.realtime.feeds import FEEDS, live_feed
     from mbta_ml.sources.live_files import directories
 
-    held = [kind for kind in FEEDS if (directories(folder)[0] / f"{kind}.parquet").is_file()]
+    wanted = FEEDS if speed else ["vehicle_positions"]  # without a clock each has its own pace
+    held = [kind for kind in wanted if (directories(folder)[0] / f"{kind}.parquet").is_file()]
     reels = {kind: archived(folder, kind) for kind in held}
-    first, last = (f(reels[held[0]].times) for f in (min, max))
-    with FeedStandIn(reels, speed) as server:
+    first, last = (f(reels["vehicle_positions"].times) for f in (min, max))
+    with FeedStandIn(reels, speed or None) as server:
         names = {"vehicle_positions": "VehiclePositions", "trip_updates": "TripUpdates"}
         own = {f"{kind}_address": f"{server.address}/{names[kind]}.pb" for kind in held}
-        there = replace(settings, **own)
-        how = {"poll_seconds": settings.poll_seconds / speed / 4, "say": tell}
-        elapsed = lambda: 0.0 if server.began is None else time.monotonic() - server.began
+        there, pace = replace(settings, **own), speed or 1000
+        how = {"poll_seconds": settings.poll_seconds / pace / 4, "say": tell}
         feeds = {kind: live_feed(kind, there, **how) for kind in held}
-        yield Hearing(feeds, lambda: first + speed * elapsed(), lambda instant: instant >= last)
+        began = lambda: time.monotonic() if server.began is None else server.began
+        heard = lambda: feeds["vehicle_positions"].health.last_recorded_at or first
+        now = lambda: first + speed * (time.monotonic() - began()) if speed else heard()
+        yield Hearing(feeds, now, lambda instant: instant >= last)
 
-# %% ../nbs/09_live.ipynb #97196bf1
+# %% ../nbs/09_live.ipynb #4f9b67de
 def beforehand_of(
     options: argparse.Namespace,
     model,  # see `load`
@@ -161,7 +164,7 @@ def live(
         ready(service)
         run(service, hearing.feeds, ends, options.timetable, day)
 
-# %% ../nbs/09_live.ipynb #2e64a41c
+# %% ../nbs/09_live.ipynb #72dc7130
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = argparse.ArgumentParser(
@@ -205,7 +208,11 @@ def _parser() -> argparse.ArgumentParser:
         help="hear an archived feed (a directory as of gtfs_rt:) in place of the MBTA's, and end",
     )
     parser.add_argument(
-        "--speed", type=float, default=1.0, metavar="TIMES", help="of --replay (default: 1)"
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="of --replay (default: 1; 0: as fast as it can be heard)",
     )
     parser.add_argument(
         "--check",
@@ -220,8 +227,8 @@ def checked_options(
     settings: Settings,
 ) -> argparse.Namespace:
     "What is not given by a person"
-    if options.speed <= 0:
-        raise ValueError(f"--speed is {options.speed:g}; expected more than 0")
+    if not 0 <= options.speed < 1e6:
+        raise ValueError(f"--speed is {options.speed:g}; expected 0, or times as fast as it was")
     options.port = settings.serve_port if options.port is None else options.port
     options.folder = settings.data / "live" if options.folder is None else options.folder
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +236,7 @@ def checked_options(
         raise ValueError(f"{options.timetable} is no file; expected a GTFS zip")
     return options
 
-# %% ../nbs/09_live.ipynb #3ea27b8c
+# %% ../nbs/09_live.ipynb #fbb0e235
 @contextlib.contextmanager
 def ended_by_signals(ends: threading.Event):
     "SIGTERM and Ctrl-C set an event in place of interrupting"

@@ -7,7 +7,7 @@ __all__ = ['BESIDE', 'KEPT_SINCE', 'SAVE_SECONDS', 'FORGET_SECONDS', 'SERVICE_FA
            'by_archive', 'by_memory', 'kept_since', 'Writer', 'write_forms', 'Service', 'begun', 'poll_for_ever',
            'renewals', 'run', 'one_turn']
 
-# %% ../../nbs/realtime/08_service.ipynb #d7ff3625
+# %% ../../nbs/realtime/08_service.ipynb #9a874ac8
 import queue
 import threading
 import time
@@ -37,7 +37,7 @@ from ..sources.gtfs_static import read_timetable
 from ..sources.gtfs_zip import database
 from ..sources.live_files import _selected
 
-# %% ../../nbs/realtime/08_service.ipynb #4d7b9723
+# %% ../../nbs/realtime/08_service.ipynb #75d2eb9e
 @dataclass(frozen=True)
 class Beforehand:
     "What is known before anything is heard"
@@ -93,7 +93,7 @@ def by_memory(
     stations = {s: p for s, p in zip(pairs["stop_id"], pairs["station_id"]) if p and s != p}
     return Beforehand(Known(stations), Places(parents=stations))
 
-# %% ../../nbs/realtime/08_service.ipynb #dbcfc194
+# %% ../../nbs/realtime/08_service.ipynb #ba9bd047
 KEPT_SINCE = """
 SELECT id, trip_id, route_id, direction_id, stop_id, current_status, current_stop_sequence,
   strftime(start_date, '%Y%m%d'), start_time, schedule_relationship, revenue, latitude, longitude,
@@ -120,7 +120,7 @@ def kept_since(
                 found.setdefault(entry.recorded_at, []).extend(pings)
     return [Snapshot(at, tuple(dict.fromkeys(pings))) for at, pings in sorted(found.items())]
 
-# %% ../../nbs/realtime/08_service.ipynb #f3f4b3a7
+# %% ../../nbs/realtime/08_service.ipynb #191d7058
 class Writer:
     "Writes files in a thread of its own, the latest of each kind"
 
@@ -154,7 +154,7 @@ def write_forms(
         with atomic_path(folder / f"TripUpdates.{name}") as whole:
             whole.write_bytes(content)
 
-# %% ../../nbs/realtime/08_service.ipynb #344f4b9e
+# %% ../../nbs/realtime/08_service.ipynb #bbdacc0a
 SAVE_SECONDS, FORGET_SECONDS = 60, 3600
 SERVICE_FAMILIES = {
     "feed_polls": Family("Counter", "Polls of live feeds, by what they gave", ("feed", "kind")),
@@ -236,7 +236,7 @@ class Service:
         self.saved_at = self.now()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
 
-# %% ../../nbs/realtime/08_service.ipynb #8719b2da
+# %% ../../nbs/realtime/08_service.ipynb #3a14ced5
 def begun(
     model,  # see `load` of `models.predictors`
     beforehand: Beforehand,
@@ -265,7 +265,7 @@ def begun(
             hear(forecaster, snapshot)
     return forecaster
 
-# %% ../../nbs/realtime/08_service.ipynb #8625ada2
+# %% ../../nbs/realtime/08_service.ipynb #ee3e1006
 def poll_for_ever(
     name: str,
     feed: Feed,
@@ -308,7 +308,7 @@ def run(
     day: date | None = None,
 ) -> None:
     "Hear feeds and publish, until the end"
-    heard, renewed = queue.Queue(), queue.Queue()
+    heard, renewed = queue.Queue(2), queue.Queue()  # who polls waits for who hears
     threads = [
         threading.Thread(target=poll_for_ever, args=(name, feed, heard, ends), daemon=True)
         for name, feed in feeds.items()
