@@ -134,7 +134,7 @@ def typed_column(
         ).cast(pa.int64())
     if stored == pa.int8():
         known = pc.is_in(column.cast(pa.float64()), pa.array([0.0, 1.0, None]))
-        column = sifted.good(name, column, pc.invert(known), TRUTHS[name])
+        column = sifted.good(name, column, pc.invert(known), TRUTHS.get(name, words))
     if bounds:
         low, high = bounds
         column = sifted.good(
