@@ -6,7 +6,8 @@
 __all__ = ['BUS_EVENT_COLUMNS', 'BUS_EVENT_NEEDED', 'BUS_EVENT_RANGES', 'BUS_EVENT_KINDS', 'BUS_EVENT_ROWS', 'BUS_EVENTS',
            'BUS_PLAN', 'read_lamp_bus']
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #0c8c95e7
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #8dea1a79
+from collections import Counter
 from datetime import date, datetime
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from mbta_ml.sources.public_feeds import (
 )
 from .records import STOP_EVENTS, TIMETABLE, Records, records_of
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #c633e2d0
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #9df9dc91
 BUS_EVENT_COLUMNS = {  # name → kind
     "service_date": date,
     "route_id": str,
@@ -57,7 +58,7 @@ BUS_EVENT_RANGES = {
     "tm_scheduled_time_sam": (-100_000, 300_000),
 }
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #debca392
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #e59fdbb7
 def _is_day(t: pa.DataType) -> bool:
     return pa.types.is_date(t) or pa.types.is_timestamp(t)
 
@@ -72,7 +73,7 @@ BUS_EVENT_KINDS = {
     datetime: Kind(pa.timestamp("us"), "a date with its time of day", pa.types.is_timestamp),
 }
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #1d7eac33
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #60ff987e
 def _seconds(
     instants: pa.ChunkedArray,  # without a zone: UTC
 ) -> pa.ChunkedArray:
@@ -90,7 +91,7 @@ def _clock(
         times = pc.local_timestamp(times.cast(pa.timestamp("us", BOSTON)))
     return pc.subtract(_seconds(times), _seconds(dates.cast(pa.timestamp("s"))))
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #c0c2385e
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #14a2763a
 def _plans(
     typed: dict,  # the columns of one file
     has: set,  # the names that the file has
@@ -112,7 +113,7 @@ def _plans(
         "without_plan": pc.and_(like_it, matches),
     }
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #96a6962a
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #2e35ca78
 def _vehicles(
     ids: pa.ChunkedArray,  # of the live feed
     labels: pa.ChunkedArray,  # of TransitMaster
@@ -121,7 +122,7 @@ def _vehicles(
     named = pc.replace_substring_regex(labels, r"^(\d{4})$", r"y\1")
     return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), named)
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #7629ca7d
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #e768da6e
 def _typed(
     sifted: Sifted,  # the rows of one file
     name: str,  # of `BUS_EVENT_COLUMNS`
@@ -139,7 +140,7 @@ def _typed(
         return column
     return typed_column(sifted, name, kind, BUS_EVENT_RANGES.get(name))
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #5368090c
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #3ab6f8be
 def _bus_event_file(path: Path) -> tuple[Sifted, pa.Table]:
     "The known columns of one file, as they are and typed"
     rows = parquet_columns(path, BUS_EVENT_COLUMNS, BUS_EVENT_NEEDED, BUS_EVENT_KINDS)
@@ -156,7 +157,7 @@ def _bus_event_file(path: Path) -> tuple[Sifted, pa.Table]:
         | _plans(typed, set(rows.column_names))
     )
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #d93ee814
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #ed0deb28
 BUS_EVENT_ROWS = """
 create temp table bus_event_rows as
 with known as (  -- what was recorded by then
@@ -198,7 +199,7 @@ def _bus_event_rows(files: pa.Table, to: pd.Timestamp | None) -> duckdb.DuckDBPy
     con.execute(BUS_EVENT_ROWS, {"to": to.timestamp() if to is not None else float("inf")})
     return con
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #dfeb0447
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #bcde743e
 BUS_EVENTS = """
 with plan as (  -- where each announced trip begins and ends
     select service_date, trip_id, min(stop_sequence) as first_stop, max(stop_sequence) as last_stop
@@ -235,7 +236,7 @@ select * replace (if(no_arrival is null, arrival, null) as arrival,
 from judged order by service_date, trip_id, vehicle_id, stop_sequence, stop_id
 """
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #f430013d
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #4cb38cbd
 BUS_PLAN = """
 select distinct on (service_date, trip_id, stop_sequence, stop_id)
        service_date, route_id, direction_id, trip_id, stop_id, stop_id as station_id, stop_sequence,
@@ -247,7 +248,52 @@ window trip as (partition by service_date, trip_id)
 order by service_date, trip_id, stop_sequence, stop_id, due, route_id, direction_id
 """
 
-# %% ../../nbs/sources/04d_lamp_bus.ipynb #cb85f78a
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #bda3d0af
+def _by_dates(
+    paths: list[Path],
+) -> list[list[Path]]:  # by their first date
+    "Files in groups that share no service date"
+    groups = []
+    for path in paths:
+        column = parquet_columns(path, {"service_date": date}, ["service_date"], BUS_EVENT_KINDS)
+        days = {str(day)[:10].replace("-", "") for day in column["service_date"].unique()}
+        shared = [group for group in groups if group[0] & days]
+        groups = [group for group in groups if not group[0] & days]
+        groups.append(
+            (days.union(*(d for d, _ in shared)), [*(p for _, ps in shared for p in ps), path])
+        )
+    return [each for _, each in sorted(groups, key=lambda group: min(group[0], default=""))]
+
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #08ec420a
+def _read_dates(
+    source: str,
+    paths: list[Path],
+    to: pd.Timestamp | None,
+    quarantine: Path | None,
+) -> tuple[pa.Table, pa.Table, dict]:  # stop events, timetable, counts
+    "What files that share service dates say"
+    recorded = lambda typed: np.fmin(
+        *(typed[name].cast(pa.float64()).to_numpy() for name in ("arrival", "departure"))
+    )
+    read = [_bus_event_file(path) for path in paths]
+    files, moved = together(source, read, quarantine, to, recorded)
+    with _bus_event_rows(files, to) as con:
+        con.execute(f"create temp table bus_events as {BUS_EVENTS}")
+        dropped = count_reasons(
+            con,
+            "select dropped from bus_event_rows",
+            "select no_arrival from bus_events",
+            "select no_departure from bus_events",
+            "select 'a schedule half a day or more off, blanked' from bus_events where unscheduled",
+            "select 'neither arrived nor left' from bus_events where coalesce(arrival, departure)"
+            " is null",
+        )
+        seen = con.sql("from bus_events where coalesce(arrival, departure) is not null")
+        events = as_records(seen.to_arrow_table(), STOP_EVENTS)
+        timetable = as_records(con.sql(BUS_PLAN).to_arrow_table(), TIMETABLE)
+    return events, timetable, {**dropped, **moved}
+
+# %% ../../nbs/sources/04d_lamp_bus.ipynb #e2da02de
 def read_lamp_bus(
     pattern: str | list[Path],  # one file, or a glob of them; or the files themselves
     to: pd.Timestamp | None = None,  # what was recorded from then on is left out; None: nothing is
@@ -256,28 +302,9 @@ def read_lamp_bus(
 ) -> Records:  # with the timetable, where the files announce one
     "Buses' stop events, and their timetable, from LAMP's published bus events"
     source = source or f"lamp_bus:{pattern}"
-    recorded = lambda typed: np.fmin(
-        *(typed[name].cast(pa.float64()).to_numpy() for name in ("arrival", "departure"))
-    )
     paths = matching(pattern) if isinstance(pattern, str) else pattern
-    read = [_bus_event_file(path) for path in steps(paths, "files")]
-    files, moved = together(source, read, quarantine, to, recorded)
-    con = _bus_event_rows(files, to)
-    con.execute(f"create temp table bus_events as {BUS_EVENTS}")
-    dropped = count_reasons(
-        con,
-        "select dropped from bus_event_rows",
-        "select no_arrival from bus_events",
-        "select no_departure from bus_events",
-        "select 'a schedule half a day or more off, blanked' from bus_events where unscheduled",
-        "select 'neither arrived nor left' from bus_events where arrival is null and departure is"
-        " null",
-    )
-    events = con.sql(
-        "select * from bus_events where arrival is not null or departure is not null"
-    ).to_arrow_table()
-    frames = {
-        "stop events": as_records(events, STOP_EVENTS),
-        "timetable": as_records(con.sql(BUS_PLAN).to_arrow_table(), TIMETABLE),
-    }
-    return records_of(source, frames, {**dropped, **moved}, quarantine)
+    dates = steps(_by_dates(paths), "service dates")
+    read = [_read_dates(source, each, to, quarantine) for each in dates]
+    events, timetables, counts = zip(*read)
+    frames = {"stop events": pa.concat_tables(events), "timetable": pa.concat_tables(timetables)}
+    return records_of(source, frames, sum(map(Counter, counts), Counter()), quarantine)
