@@ -333,8 +333,8 @@ def table_or_folder(
 
 # %% ../nbs/00c_cli.ipynb #013f04de
 KINDS = (
-    "sample, bigquery:PROJECT.DATASET, duckdb:FILE, lamp:DATES, lamp:GLOB, bus:GLOB, gtfs_rt:DIR,"
-    " stop_events:PATH"
+    "sample, bigquery:PROJECT.DATASET, duckdb:FILE, lamp:DATES, lamp:GLOB, lamp_bus:DATES,"
+    " lamp_bus:GLOB, bus:GLOB, gtfs_rt:DIR, stop_events:PATH"
 )
 
 

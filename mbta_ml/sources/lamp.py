@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAMP_COLUMNS', 'LAMP_OPTIONAL', 'LAMP_RANGES', 'KINDS', 'TRUTHS', 'DIRECTIONS', 'LAMP_ROWS', 'LAMP_EVENTS', 'Kind',
-           'read_lamp']
+           'typed_column', 'parquet_columns', 'read_lamp']
 
 # %% ../../nbs/sources/04a_lamp.ipynb #ac7ca1a2
 from collections.abc import Callable
@@ -105,9 +105,14 @@ KINDS = {
 TRUTHS = {"direction_id": "0 (outbound) or 1 (inbound)", "revenue": "0 (no passengers) or 1"}
 
 # %% ../../nbs/sources/04a_lamp.ipynb #bc240f64
-def _typed(sifted: Sifted, name: str) -> pa.ChunkedArray:
+def typed_column(
+    sifted: Sifted,  # the rows of a file
+    name: str,  # one of its columns
+    kind: type,  # one of `KINDS`
+    bounds: tuple | None = None,  # the smallest and the largest value; None: any
+) -> pa.ChunkedArray:
     "One column of a LAMP file; what cannot be taken is noted"
-    column, (stored, words, _) = sifted.rows[name], KINDS[LAMP_COLUMNS[name]]
+    column, (stored, words, _) = sifted.rows[name], KINDS[kind]
     if pa.types.is_null(column.type):
         return column.cast(stored)
     # how pandas stores whole numbers with gaps, which are NaN
@@ -129,9 +134,9 @@ def _typed(sifted: Sifted, name: str) -> pa.ChunkedArray:
         ).cast(pa.int64())
     if stored == pa.int8():
         known = pc.is_in(column.cast(pa.float64()), pa.array([0.0, 1.0, None]))
-        column = sifted.good(name, column, pc.invert(known), TRUTHS[name])
-    if name in LAMP_RANGES:
-        low, high = LAMP_RANGES[name]
+        column = sifted.good(name, column, pc.invert(known), TRUTHS.get(name, words))
+    if bounds:
+        low, high = bounds
         column = sifted.good(
             name,
             column,
@@ -141,30 +146,40 @@ def _typed(sifted: Sifted, name: str) -> pa.ChunkedArray:
     return column.cast(stored)
 
 # %% ../../nbs/sources/04a_lamp.ipynb #143f4eda
-def _lamp_columns(path: Path) -> pa.Table:
-    "The known columns of one LAMP file, those that it has, and its direction in words"
+def parquet_columns(
+    path: Path,
+    kinds: dict,  # name → how its values are read; other columns are not read at all
+    needed: list,  # names that must be there
+    known: dict = KINDS,  # what each kind means
+) -> pa.Table:  # as they are
+    "The columns of one Parquet file that are known by name, each of a type that can be read"
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        optional = [name for name in (*LAMP_OPTIONAL, "direction") if name in names]
-        require(path, names, [*(n for n in LAMP_COLUMNS if n not in LAMP_OPTIONAL), *optional])
-        if "direction_id" not in names and "direction" not in names:
-            require(path, names, ["direction_id"])
-        table = file.read(columns=[name for name in [*LAMP_COLUMNS, "direction"] if name in names])
+        require(path, names, [*needed, *(n for n in kinds if n in names and n not in needed)])
+        table = file.read(columns=[name for name in kinds if name in names])
         table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or parquet_fault(path)
         raise ValueError(
             f"{path} cannot be read ({why}); expected a whole Parquet file; fetch it again"
         ) from None
-    kinds = [(field, KINDS[LAMP_COLUMNS.get(field.name, str)]) for field in table.schema]
     wrong = [
-        f"column {field.name} holds {field.type}; expected {words}"
-        for field, (_, words, fits) in kinds
-        if not (fits(field.type) or pa.types.is_null(field.type))
+        f"column {field.name} holds {field.type}; expected {known[kinds[field.name]].words}"
+        for field in table.schema
+        if not (known[kinds[field.name]].fits(field.type) or pa.types.is_null(field.type))
     ]
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}; write it with the types LAMP publishes")
+    return table
+
+# %% ../../nbs/sources/04a_lamp.ipynb #91ff4fb6
+def _lamp_columns(path: Path) -> pa.Table:
+    "The known columns of one LAMP file, those that it has, and its direction in words"
+    needed = [name for name in LAMP_COLUMNS if name not in LAMP_OPTIONAL]
+    table = parquet_columns(path, {**LAMP_COLUMNS, "direction": str}, needed)
+    if not {"direction_id", "direction"} & set(table.column_names):
+        require(path, table.column_names, ["direction_id"])
     return table
 
 # %% ../../nbs/sources/04a_lamp.ipynb #6aa209e9
@@ -189,7 +204,7 @@ def _lamp_file(path: Path) -> tuple[Sifted, pa.Table]:
     sifted = Sifted(path, _lamp_columns(path))
     columns = {
         name: (
-            _typed(sifted, name)
+            typed_column(sifted, name, kind, LAMP_RANGES.get(name))
             if name in sifted.rows.column_names
             else pa.chunked_array([pa.nulls(sifted.rows.num_rows, KINDS[kind][0])])
         )

@@ -15,7 +15,7 @@ from ..cli import KINDS
 from ..config import Settings
 from ..progress import steps
 from ..simulator.sample import ensure_sample
-from .archive import lamp_days, looks_like_dates, parse_dates
+from .archive import lamp_bus_days, lamp_days, looks_like_dates, parse_dates
 from .archive_timetable import with_archive_timetable
 from .bigquery.read import read_bigquery
 from .contracts import printable
@@ -24,6 +24,7 @@ from .gtfs_realtime import read_gtfs_rt
 from .timetable_match import with_timetable
 from .bus_files import read_bus
 from .lamp import read_lamp
+from .lamp_bus import read_lamp_bus
 from .records import Records
 from .tables import read_tables
 
@@ -39,6 +40,7 @@ def read_source(
 ) -> Records:
     "Read one source as it stood at `to`"
     kind, _, where = uri.partition(":")
+    days = lambda fetch: fetch(*parse_dates(where), settings) if looks_like_dates(where) else where
     if kind == "sample" and not where:
         return read_tables(ensure_sample(settings), settings, to, uri, quarantine=quarantine)
     readers = {
@@ -46,12 +48,8 @@ def read_source(
         "duckdb": lambda: read_tables(
             Path(where).expanduser(), settings, to, uri, quarantine=quarantine
         ),
-        "lamp": lambda: read_lamp(
-            lamp_days(*parse_dates(where), settings) if looks_like_dates(where) else where,
-            to,
-            uri,
-            quarantine,
-        ),
+        "lamp": lambda: read_lamp(days(lamp_days), to, uri, quarantine),
+        "lamp_bus": lambda: read_lamp_bus(days(lamp_bus_days), to, uri, quarantine),
         "bus": lambda: read_bus(where, to, quarantine),
         "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine, timetable),
         "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri, quarantine),
