@@ -6,14 +6,14 @@
 __all__ = ['DECILES', 'LEAST_SHARE', 'DRIFT', 'PROMISED', 'edges_of', 'shares_of', 'stability_index', 'reference', 'drift',
            'line_of', 'sums', 'promise']
 
-# %% ../../nbs/ml/02c_reference.ipynb #95be3f8d
+# %% ../../nbs/ml/02c_reference.ipynb #057de070
 import numpy as np
 import pandas as pd
 
 from ..models.answers import matrix
 from .ml_utils import SLICES, judged
 
-# %% ../../nbs/ml/02c_reference.ipynb #4cc875ba
+# %% ../../nbs/ml/02c_reference.ipynb #f2b776c0
 DECILES = np.arange(1, 10) / 10
 
 
@@ -38,7 +38,7 @@ def shares_of(
     counts = np.bincount(places, minlength=len(edges) + 1)
     return np.append(counts, len(values) - len(known)) / max(1, len(values))
 
-# %% ../../nbs/ml/02c_reference.ipynb #fc5fefae
+# %% ../../nbs/ml/02c_reference.ipynb #f02f011a
 LEAST_SHARE = 0.001
 
 
@@ -50,7 +50,7 @@ def stability_index(
     then, now = (np.maximum(np.asarray(shares, float), LEAST_SHARE) for shares in (then, now))
     return float(((now - then) * np.log(now / then)).sum())
 
-# %% ../../nbs/ml/02c_reference.ipynb #88eaadbf
+# %% ../../nbs/ml/02c_reference.ipynb #b8e8f598
 def reference(
     frame: pd.DataFrame,  # the examples that a model was fitted on
     test: pd.DataFrame,  # those that it was judged on
@@ -73,7 +73,7 @@ def reference(
         }
     return known
 
-
+# %% ../../nbs/ml/02c_reference.ipynb #d3bcd885
 DRIFT = [  # medians in the unit of the feature
     *("index", "index at its test", "median then", "median now"),
     *("unknown % then", "unknown % now"),
@@ -100,7 +100,7 @@ def drift(
     table = pd.DataFrame.from_dict(found, "index", columns=DRIFT)
     return table.sort_values("index", ascending=False)
 
-# %% ../../nbs/ml/02c_reference.ipynb #ea774009
+# %% ../../nbs/ml/02c_reference.ipynb #4c966db0
 def line_of(
     frame: pd.DataFrame,  # examples
 ) -> pd.Series:  # such as `Red 0`
@@ -129,7 +129,7 @@ def sums(
     }
     return pd.DataFrame(found, frame.index)
 
-
+# %% ../../nbs/ml/02c_reference.ipynb #b426ae38
 def promise(
     test: pd.DataFrame,  # the examples that a model was judged on
     seconds: np.ndarray,  # predicted
