@@ -7,7 +7,7 @@ __all__ = ['LEVEL', 'LINE_ROWS', 'LINE_TRIPS', 'PLACES', 'UNKNOWN', 'MISSING', '
            'NewDays', 'first_new', 'new_days', 'margins', 'figures', 'promised_in_all', 'against_promise',
            'unknown_places', 'missing_predictions', 'feed_delay']
 
-# %% ../../nbs/ml/04a_new_days.ipynb #2d2bd4bd
+# %% ../../nbs/ml/04a_new_days.ipynb #8859a6b1
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from ..sources.dialects import connect
 from ..sources.gtfs_realtime import with_official
 from ..sources.records import Records
 
-# %% ../../nbs/ml/04a_new_days.ipynb #3b5d0a0d
+# %% ../../nbs/ml/04a_new_days.ipynb #50c89a90
 def may_have_seen(
     frame: pd.DataFrame,  # examples
     meta: dict,  # the sidecar of a model
@@ -36,7 +36,7 @@ def may_have_seen(
     first = meta.get("extent", {}).get("first_date")
     return before & (frame["service_date"].astype(str) >= first).to_numpy() if first else before
 
-# %% ../../nbs/ml/04a_new_days.ipynb #fe08e1e4
+# %% ../../nbs/ml/04a_new_days.ipynb #08413f0e
 def some_trips(
     trips: pd.Series,  # their names
     halvings: int,  # 0: all
@@ -61,7 +61,7 @@ def held_rows(
     made = pd.concat(made, ignore_index=True).drop_duplicates(RIDE)
     return pd.concat(held, ignore_index=True), made, halvings
 
-# %% ../../nbs/ml/04a_new_days.ipynb #1e0f3a8d
+# %% ../../nbs/ml/04a_new_days.ipynb #aaaff495
 class NewDays(NamedTuple):
     "What has happened since a model was trained, and what the model said"
 
@@ -87,7 +87,7 @@ def first_new(
     until = pd.Timestamp(meta["until"])
     return until if start is None else max(until, start)
 
-# %% ../../nbs/ml/04a_new_days.ipynb #a2d6d4b2
+# %% ../../nbs/ml/04a_new_days.ipynb #1a31e077
 def new_days(
     sources: list[Records],
     model,  # see `mbta_ml.models.predictors.load`
@@ -110,7 +110,7 @@ def new_days(
     synthetic = all(r.synthetic for r in sources)
     return NewDays(rows, made, int(seen.sum()), halvings, events, start, synthetic)
 
-# %% ../../nbs/ml/04a_new_days.ipynb #71c4fa4b
+# %% ../../nbs/ml/04a_new_days.ipynb #e549d3fa
 LEVEL = 0.05  # of all lines together: how often chance may look like a change
 
 
@@ -124,7 +124,7 @@ def margins(
     names = ("ratio_spread", "held_spread")
     return tuple(wide * float(np.hypot(now[name], then.get(name, 0.0))) for name in names)
 
-# %% ../../nbs/ml/04a_new_days.ipynb #b84f4a02
+# %% ../../nbs/ml/04a_new_days.ipynb #dbe27445
 def figures(
     frame: pd.DataFrame,  # of `NewDays.rows`
     each: pd.DataFrame,  # from `sums`
@@ -145,14 +145,14 @@ def figures(
         "promised_lookup": lookup,
         "ratio": mean["model"] / mean["lookup"],
         "ratio_margin": ratio_margin,
-        "promised_ratio": promised / lookup,
+        "promised_ratio": promised / lookup if lookup else np.nan,
         "promised_rows": then.get("rows", 0),
         "held": mean["held"],
         "held_margin": held_margin,
         "promised_held": then.get("coverage", np.nan),
     }
 
-# %% ../../nbs/ml/04a_new_days.ipynb #c7947ad5
+# %% ../../nbs/ml/04a_new_days.ipynb #f7e806cf
 LINE_ROWS, LINE_TRIPS = 500, 10  # fewer are too few to speak of
 
 
@@ -201,7 +201,7 @@ def against_promise(
     columns = list(found["all"]["all"])
     return {k: pd.DataFrame.from_dict(v, "index", columns=columns) for k, v in found.items()}
 
-# %% ../../nbs/ml/04a_new_days.ipynb #1e7b678e
+# %% ../../nbs/ml/04a_new_days.ipynb #541fcab4
 PLACES = """
 SELECT concat_ws(' ', route_id, direction_id) AS line, line || '|' || station_id AS stop, arrival,
     line || '|' || lag(station_id) OVER trip || '|' || station_id AS link
@@ -240,7 +240,7 @@ def unknown_places(
         found = con.execute(UNKNOWN, {"start": since}).df()
     return found.set_index("line").astype(int)
 
-# %% ../../nbs/ml/04a_new_days.ipynb #177d9324
+# %% ../../nbs/ml/04a_new_days.ipynb #4c6a0695
 MISSING = """
 WITH seen AS (
     SELECT *, min(departure) FILTER (epoch_ms(departure_recorded_at) >= $start) OVER (
@@ -272,7 +272,7 @@ def missing_predictions(
         given = {"start": int(start.timestamp() * 1000), "until": until.to_pydatetime()}
         return con.execute(MISSING, given).df().set_index("line").astype(int)
 
-# %% ../../nbs/ml/04a_new_days.ipynb #c1d23793
+# %% ../../nbs/ml/04a_new_days.ipynb #56f0e977
 def feed_delay(
     events: pa.Table,  # stop events
     start: pd.Timestamp | None = None,  # recorded from then on

@@ -6,14 +6,14 @@
 __all__ = ['DECILES', 'LEAST_SHARE', 'DRIFT', 'PROMISED', 'DRAWS', 'edges_of', 'shares_of', 'stability_index', 'reference',
            'drift', 'line_of', 'sums', 'spreads', 'promise']
 
-# %% ../../nbs/ml/02c_reference.ipynb #2a3e694e
+# %% ../../nbs/ml/02c_reference.ipynb #044caaba
 import numpy as np
 import pandas as pd
 
 from ..models.answers import matrix
 from .ml_utils import SLICES, drawn_sums, judged
 
-# %% ../../nbs/ml/02c_reference.ipynb #bbd55c6e
+# %% ../../nbs/ml/02c_reference.ipynb #cf76110e
 DECILES = np.arange(1, 10) / 10
 
 
@@ -38,7 +38,7 @@ def shares_of(
     counts = np.bincount(places, minlength=len(edges) + 1)
     return np.append(counts, len(values) - len(known)) / max(1, len(values))
 
-# %% ../../nbs/ml/02c_reference.ipynb #10cbc852
+# %% ../../nbs/ml/02c_reference.ipynb #cf1b1675
 LEAST_SHARE = 0.001
 
 
@@ -50,7 +50,7 @@ def stability_index(
     then, now = (np.maximum(np.asarray(shares, float), LEAST_SHARE) for shares in (then, now))
     return float(((now - then) * np.log(now / then)).sum())
 
-# %% ../../nbs/ml/02c_reference.ipynb #8ddda73c
+# %% ../../nbs/ml/02c_reference.ipynb #4a5ead95
 def reference(
     frame: pd.DataFrame,  # the examples that a model was fitted on
     test: pd.DataFrame,  # those that it was judged on
@@ -73,7 +73,7 @@ def reference(
         }
     return known
 
-# %% ../../nbs/ml/02c_reference.ipynb #638aece4
+# %% ../../nbs/ml/02c_reference.ipynb #8cf4e70f
 DRIFT = [  # medians in the unit of the feature
     *("index", "index at its test", "median then", "median now"),
     *("unknown % then", "unknown % now"),
@@ -100,7 +100,7 @@ def drift(
     table = pd.DataFrame.from_dict(found, "index", columns=DRIFT)
     return table.sort_values("index", ascending=False)
 
-# %% ../../nbs/ml/02c_reference.ipynb #110439bb
+# %% ../../nbs/ml/02c_reference.ipynb #d3130f02
 def line_of(
     frame: pd.DataFrame,  # examples
 ) -> pd.Series:  # such as `Red 0`
@@ -129,7 +129,7 @@ def sums(
     }
     return pd.DataFrame(found, frame.index)
 
-# %% ../../nbs/ml/02c_reference.ipynb #222fd229
+# %% ../../nbs/ml/02c_reference.ipynb #62a03bff
 DRAWS = 300
 
 
@@ -140,10 +140,12 @@ def spreads(
 ) -> dict[str, float]:  # standard deviations: of the share of lookup's MAE, and of the coverage
     "How much two figures vary by chance, by a bootstrap over trips, or over days"
     drawn = dict(zip(each, drawn_sums(frame, each, seed, DRAWS).T))
-    ratio, held = drawn["model"] / drawn["lookup"], drawn["held"] / drawn["rows"]
-    return {"ratio_spread": float(ratio.std()), "held_spread": float(held.std())}
+    off = drawn["lookup"] > 0  # else there is no share of it
+    ratio, held = drawn["model"][off] / drawn["lookup"][off], drawn["held"] / drawn["rows"]
+    spread = lambda values: float(values.std()) if len(values) else 0.0
+    return {"ratio_spread": spread(ratio), "held_spread": spread(held)}
 
-# %% ../../nbs/ml/02c_reference.ipynb #b6faad56
+# %% ../../nbs/ml/02c_reference.ipynb #86b0eb9b
 def promise(
     test: pd.DataFrame,  # the examples that a model was judged on
     seconds: np.ndarray,  # predicted
