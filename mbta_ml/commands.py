@@ -23,7 +23,7 @@ COMMANDS = {
         ("etl.", ("gcp_dataloader",)),
         ("checks.", ("data_report",)),
         ("etl.", ("xgboost_etl",)),
-        ("ml.", ("xgboost_trainer",)),
+        ("ml.", ("xgboost_trainer", "monitor")),
         ("dl.", ("dnn_trainer", "dnn_pruner", "knowledge_distiller", "quantizer", "onnx_export")),
         (
             "",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'MBTA_BINS', 'TRANSIT_BINS', 'SLICES', 'GREYS', 'guesses', 'mbta_bins', 'transit_score', 'errors',
-           'judged', 'compare', 'as_table', 'difference', 'band', 'report', 'by_slice', 'plot_by_horizon',
+           'judged', 'compare', 'as_table', 'drawn_sums', 'difference', 'band', 'report', 'by_slice', 'plot_by_horizon',
            'plot_tolerances', 'colours_of', 'add_dots', 'plot_by_slice']
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #c249a47c
@@ -143,6 +143,19 @@ def as_table(
     return pd.DataFrame(flat).T.astype("float64").round(1)
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #cfb7d1c2
+def drawn_sums(
+    frame: pd.DataFrame,  # examples
+    values: pd.DataFrame,  # of each row: what is added up
+    seed: int = 0,
+    draws: int = 1000,
+) -> np.ndarray:  # draws × columns of `values`
+    "The sums of a bootstrap over trips, or over days where there are ten or more"
+    by = ["service_date"] if frame["service_date"].nunique() >= 10 else ["service_date", "trip_id"]
+    groups = values.groupby([frame[b] for b in by]).sum().to_numpy(np.float64)
+    evenly = np.full(len(groups), 1 / len(groups))
+    return np.random.default_rng(seed).multinomial(len(groups), evenly, draws) @ groups
+
+# %% ../../nbs/ml/00_ml_utils.ipynb #3aaace87
 def difference(
     frame: pd.DataFrame,  # examples with an arrival
     ours: np.ndarray,  # predicted seconds
@@ -152,14 +165,7 @@ def difference(
 ) -> dict[str, float]:  # of the MAEs, ours − theirs: estimate, 2.5th and 97.5th percentile, s
     "Bootstrap of the difference of two MAEs over trips, or over days where there are ten or more"
     worse = (frame["travel_seconds"] - ours).abs() - (frame["travel_seconds"] - theirs).abs()
-    by = ["service_date"] if frame["service_date"].nunique() >= 10 else ["service_date", "trip_id"]
-    groups = worse.groupby([frame[b] for b in by]).agg(["sum", "count"]).to_numpy(np.float64)
-    drawn = (
-        np.random.default_rng(seed).multinomial(
-            len(groups), np.full(len(groups), 1 / len(groups)), draws
-        )
-        @ groups
-    )
+    drawn = drawn_sums(frame, pd.DataFrame({"worse": worse, "rows": worse.notna()}), seed, draws)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return {"seconds": float(worse.mean()), "low_seconds": float(low), "high_seconds": float(high)}
 

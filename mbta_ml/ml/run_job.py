@@ -34,6 +34,7 @@ from .card import card, extent
 from .job import Job, JobConfig, Lesson, as_dictionary, lesson_of, new_config, resumed
 from .ml_utils import band, compare, difference, judged, report
 from .reading import pictures, save_pictures
+from .reference import promise, reference
 from .search import search
 from mbta_ml.ml.trials import (
     Trial,
@@ -289,9 +290,11 @@ def sidecar(
     found: dict,  # `metrics.json`
     run: Run,
     revision: str,  # see `mbta_ml.registry.provenance`
+    seconds: np.ndarray,  # the judged model's predictions on the test part, and their band
+    band: tuple[np.ndarray, np.ndarray],
 ) -> dict:
     "What the file beside a model holds"
-    model = trained.shipped
+    model, parts = trained.shipped, lesson.parts
     return {
         "kind": run.job,
         "run": run.name,
@@ -302,7 +305,7 @@ def sidecar(
         "until": lesson.end.isoformat(),
         "params": trained.params,
         "rounds": trained.rounds,
-        "rows": {name: len(part) for name, part in lesson.parts.items()},
+        "rows": {name: len(part) for name, part in parts.items()},
         "fitted_on": (
             "all settled rows, after the test part had been judged with the model of the rows"
             " before it"
@@ -316,6 +319,8 @@ def sidecar(
         "extent": extent(lesson.events),
         "fingerprint": fingerprint(lesson.events),
         **{name: found[name] for name in IN_SIDECAR},
+        "reference": reference(parts["all"], parts["test"], model.features),
+        "promise": promise(parts["test"], seconds, band),
         **provenance(revision),
     }
 
@@ -390,7 +395,7 @@ def keep(
     "Write a run's folders, the sign that it is whole last"
     run, lesson = work.run, work.lesson
     band = trained.judged.band(lesson.parts["test"], seconds)
-    meta = sidecar(trained, lesson, found, run, work.settings.revision)
+    meta = sidecar(trained, lesson, found, run, work.settings.revision, seconds, band)
     for name, content in trained.files.items():
         with atomic_path(run.model / name) as whole:
             whole.write_bytes(content)

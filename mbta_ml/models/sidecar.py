@@ -157,6 +157,9 @@ SIDECAR = {
     "test": mapped(mapped(either(FIGURE, mapped(FIGURE)))),
     "band": mapped(FIGURE),
     "better_than_lookup": mapped(FIGURE),
+    # what new days are held against; an older model has neither
+    "reference": mapped(mapped(listed(NUMBER))),
+    "promise": mapped(mapped(FIGURE)),
 }
 NEEDED = ("kind", "features", "every_seconds", "until", "model_sha256", "past_sha256")
 
