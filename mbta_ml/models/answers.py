@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN_SECONDS', 'SPREAD_FLOOR_SECONDS', 'MOST_SECONDS', 'column', 'seconds_of', 'spread_seconds', 'Residuals',
-           'matrix', 'known']
+           'matrix', 'neutral_of', 'known']
 
 # %% ../../nbs/models/04a_answers.ipynb #f8fe36bf
 from collections.abc import Mapping
@@ -90,9 +90,26 @@ class Residuals:
 def matrix(
     frame: "pd.DataFrame",  # examples
     features: list[str],
+    neutral: tuple[str, ...] = (),  # from `neutral_of`: zero where they are unknown
 ) -> np.ndarray:  # float32, rows × features, NaN where unknown
     "The features as a model takes them"
-    return np.stack([np.asarray(frame[name], np.float32) for name in features], 1)
+    found = np.stack([np.asarray(frame[name], np.float32) for name in features], 1)
+    for name in set(neutral) & set(features):
+        column = found[:, features.index(name)]
+        column[np.isnan(column)] = 0
+    return found
+
+# %% ../../nbs/models/04a_answers.ipynb #706ac007
+def neutral_of(
+    reference: dict[str, dict],  # of a sidecar: how each feature was distributed
+) -> tuple[str, ...]:
+    "The excesses that were known in every row on which a model was fitted"
+    beyond_usual = lambda name: (
+        "excess" in name or name in ("schedule_left_seconds", "delay_seconds")
+    )
+    return tuple(
+        name for name, known in reference.items() if beyond_usual(name) and known["shares"][-1] == 0
+    )
 
 # %% ../../nbs/models/04a_answers.ipynb #b80e2f15
 MOST_SECONDS = 1e7  # 116 days; no deviation from lookup, whatever the source

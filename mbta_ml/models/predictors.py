@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .answers import Residuals, column, known, matrix, seconds_of
+from .answers import Residuals, column, known, matrix, neutral_of, seconds_of
 from .checks import checked_model
 from .graphs import GRAPH_ROWS
 from .sidecar import CATEGORIES
@@ -52,10 +52,11 @@ class XGBoost:
     memory: "pa.Table | None" = None
     every_seconds: int | None = None  # the ticks it was trained on
     until: datetime | None = None  # the last instant it has seen
+    neutral: tuple[str, ...] = ()  # features that are zero where they are unknown
 
     def seconds(self, frame: "pd.DataFrame") -> np.ndarray:
         "Predicted seconds from made_at to arrival"
-        x = matrix(frame, self.features)
+        x = matrix(frame, self.features, self.neutral)
         deviation = self.booster.inplace_predict(x) if len(x) else np.empty(0)
         return seconds_of(frame, known(deviation))
 
@@ -148,10 +149,11 @@ class Onnx:
     memory: "pa.Table | None" = None
     every_seconds: int | None = None  # the ticks it was trained on
     until: datetime | None = None  # the last instant it has seen
+    neutral: tuple[str, ...] = ()  # features that are zero where they are unknown
 
     def quantiles(self, frame: "pd.DataFrame", coded: np.ndarray | None = None) -> np.ndarray:
         "Seconds from made_at to arrival, rows × 1 or 3; `coded` where the codes are known already"
-        feeds = {"x": matrix(frame, self.features)}
+        feeds = {"x": matrix(frame, self.features, self.neutral)}
         if self.vocabulary:
             feeds["codes"] = codes(frame, self.vocabulary) if coded is None else coded
         starts = range(0, max(1, len(feeds["x"])), GRAPH_ROWS)
@@ -224,6 +226,7 @@ def model_of(
         "memory": memory,
         "every_seconds": meta["every_seconds"],
         "until": datetime.fromisoformat(meta["until"]),
+        "neutral": neutral_of(meta.get("reference", {})),
     }
     if not is_graph:
         return XGBoost(booster_of(ready, path, threads), features, **about)
