@@ -6,7 +6,7 @@
 __all__ = ['SILENT_SECONDS', 'Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
            'cancelled_and_skipped', 'hear_facts', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'publication']
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #ac7e88b5
+# %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,7 +37,7 @@ from mbta_ml.realtime.messages import (
 )
 from .tracker import Fact, Known, Run, Tracker, hear_snapshot, was_added
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #93bd55ed
+# %% ../../nbs/realtime/04a_forecaster.ipynb #f0c59725
 class Answers(NamedTuple):
     "What is expected, row for row"
 
@@ -129,7 +129,7 @@ def named_frame(
         station_id=[stations[number] for number in rows["station"]],
     )
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #f67b2ef6
+# %% ../../nbs/realtime/04a_forecaster.ipynb #a8b99cb3
 @dataclass
 class Ahead:
     "What is expected of one run"
@@ -178,7 +178,7 @@ class Forecaster:
             self.names.stations.of(station)
         self.tracker.known, self.timetable = known, timetable_of(known.calls, self.names)
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #b5102cb6
+# %% ../../nbs/realtime/04a_forecaster.ipynb #d57ca04e
 SILENT_SECONDS = 300
 
 
@@ -209,7 +209,7 @@ def cancelled_and_skipped(
                 skipped.setdefault(trip, set()).add(update.stop_id)
     return off, skipped
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #95405de0
+# %% ../../nbs/realtime/04a_forecaster.ipynb #8a8f3120
 def hear_facts(
     forecaster: Forecaster,
     facts: list[Fact],
@@ -232,7 +232,7 @@ def hear(
 ) -> Answers | None:  # None: nothing was asked
     "Hear a snapshot, and answer all that is asked up to its instant"
     hear_updates(forecaster, snapshot)
-    if not snapshot.pings:
+    if snapshot.updates and not snapshot.pings:
         return None
     facts = hear_snapshot(forecaster.tracker, snapshot)
     messages = hear_facts(forecaster, facts)
@@ -250,7 +250,7 @@ def hear(
             reach(forecaster, fact)
     return found
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #03e6e0fd
+# %% ../../nbs/realtime/04a_forecaster.ipynb #2c3792d7
 def reach(
     forecaster: Forecaster,
     fact: Fact,  # an arrival
@@ -300,7 +300,7 @@ def show(
                 )
         forecaster.board[key_of(event.run)] = ahead
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #985ae725
+# %% ../../nbs/realtime/04a_forecaster.ipynb #2b23eb84
 def forecast_of(
     forecaster: Forecaster,
     ahead: Ahead,

@@ -7,7 +7,7 @@ __all__ = ['BESIDE', 'KEPT_SINCE', 'SAVE_SECONDS', 'FORGET_SECONDS', 'SERVICE_FA
            'by_archive', 'by_memory', 'kept_since', 'Writer', 'write_forms', 'Service', 'begun', 'poll_for_ever',
            'renewals', 'run', 'one_turn']
 
-# %% ../../nbs/realtime/08_service.ipynb #9a874ac8
+# %% ../../nbs/realtime/08_service.ipynb #12e5a36b
 import queue
 import threading
 import time
@@ -37,7 +37,7 @@ from ..sources.gtfs_static import read_timetable
 from ..sources.gtfs_zip import database
 from ..sources.live_files import _selected
 
-# %% ../../nbs/realtime/08_service.ipynb #75d2eb9e
+# %% ../../nbs/realtime/08_service.ipynb #946abbd8
 @dataclass(frozen=True)
 class Beforehand:
     "What is known before anything is heard"
@@ -93,7 +93,7 @@ def by_memory(
     stations = {s: p for s, p in zip(pairs["stop_id"], pairs["station_id"]) if p and s != p}
     return Beforehand(Known(stations), Places(parents=stations))
 
-# %% ../../nbs/realtime/08_service.ipynb #ba9bd047
+# %% ../../nbs/realtime/08_service.ipynb #a9b65009
 KEPT_SINCE = """
 SELECT id, trip_id, route_id, direction_id, stop_id, current_status, current_stop_sequence,
   strftime(start_date, '%Y%m%d'), start_time, schedule_relationship, revenue, latitude, longitude,
@@ -120,7 +120,7 @@ def kept_since(
                 found.setdefault(entry.recorded_at, []).extend(pings)
     return [Snapshot(at, tuple(dict.fromkeys(pings))) for at, pings in sorted(found.items())]
 
-# %% ../../nbs/realtime/08_service.ipynb #191d7058
+# %% ../../nbs/realtime/08_service.ipynb #b3a5899d
 class Writer:
     "Writes files in a thread of its own, the latest of each kind"
 
@@ -154,7 +154,7 @@ def write_forms(
         with atomic_path(folder / f"TripUpdates.{name}") as whole:
             whole.write_bytes(content)
 
-# %% ../../nbs/realtime/08_service.ipynb #bbdacc0a
+# %% ../../nbs/realtime/08_service.ipynb #88ba02d8
 SAVE_SECONDS, FORGET_SECONDS = 60, 3600
 SERVICE_FAMILIES = {
     "feed_polls": Family("Counter", "Polls of live feeds, by what they gave", ("feed", "kind")),
@@ -189,18 +189,17 @@ class Service:
 
     def take(self, feed: str, snapshot: Snapshot) -> None:
         "One snapshot of a feed: kept, heard and published"
-        began = time.perf_counter()
-        if snapshot.pings or not snapshot.updates:
-            if snapshot.recorded_at <= self.forecaster.tracker.heard_at:
-                return
-            if self.collector is not None:
-                self.collector.keep(snapshot, feed)
+        began, only_updates = time.perf_counter(), bool(snapshot.updates) and not snapshot.pings
+        if not only_updates and snapshot.recorded_at <= self.forecaster.tracker.heard_at:
+            return
+        if self.collector is not None:
+            self.collector.keep(snapshot, feed)
         found = hear(self.forecaster, snapshot)
         if found is not None:
             self.metrics.inc("answers", len(found.rows))
         if self.answered is not None:
             self.answered(found)
-        if not snapshot.pings:
+        if only_updates:
             return  # what the MBTA says of its trips is in the next publication
         self.publish()
         self.metrics.observe("heard_seconds", time.perf_counter() - began)
@@ -236,7 +235,7 @@ class Service:
         self.saved_at = self.now()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
 
-# %% ../../nbs/realtime/08_service.ipynb #3a14ced5
+# %% ../../nbs/realtime/08_service.ipynb #30035621
 def begun(
     model,  # see `load` of `models.predictors`
     beforehand: Beforehand,
@@ -265,7 +264,7 @@ def begun(
             hear(forecaster, snapshot)
     return forecaster
 
-# %% ../../nbs/realtime/08_service.ipynb #ee3e1006
+# %% ../../nbs/realtime/08_service.ipynb #fbfba77b
 def poll_for_ever(
     name: str,
     feed: Feed,
