@@ -6,10 +6,10 @@
 __all__ = ['LOST', 'LINE_LOST', 'LINES_SHARE', 'BAND_LOST', 'UNKNOWN_SHARE', 'STATUS', 'FEWEST_ROWS', 'FEWEST_TRIPS', 'HARDER',
            'MUCH', 'SHOWN', 'lost_lead', 'worst_first', 'behind', 'band_fails', 'changed', 'Verdict', 'how_it_stands',
            'cautions', 'verdict', 'too_few', 'Report', 'look_at', 'cannot_compare', 'moved_features', 'over_time',
-           'plot_lines', 'plot_coverage', 'plot_drift', 'in_words', 'counts', 'as_markdown', 'as_json', 'write_report',
-           'sidecar_of', 'main', 'run']
+           'plot_lines', 'plot_coverage', 'plot_drift', 'in_words', 'counts', 'as_markdown', 'in_short', 'as_json',
+           'write_report', 'sidecar_of', 'main', 'run']
 
-# %% ../../nbs/ml/05_monitor.ipynb #44ca0b87
+# %% ../../nbs/ml/05_monitor.ipynb #62b9d824
 import argparse
 import sys
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from mbta_ml.ml.new_days import (
 from .reading import save_pictures
 from .reference import PROMISED, drift
 from .riders import riders_table
-from ..models.on_disk import companions, read_sidecar
+from ..models.on_disk import read_files
 from ..models.predictors import load
 from ..output import plain, result
 from ..progress import progress
@@ -47,7 +47,7 @@ from ..sources.read import read_options
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/ml/05_monitor.ipynb #3bcd1930
+# %% ../../nbs/ml/05_monitor.ipynb #c60d678a
 LOST, LINE_LOST = 0.05, 0.10  # of the share of lookup's MAE
 LINES_SHARE = 0.10  # of the rows, on lines that have fallen behind
 BAND_LOST = 0.05  # of the coverage
@@ -76,7 +76,7 @@ def worst_first(
     )
     return table.loc[order.sort_values(list(order), ascending=False, na_position="last").index]
 
-# %% ../../nbs/ml/05_monitor.ipynb #9d353f82
+# %% ../../nbs/ml/05_monitor.ipynb #af811219
 def behind(
     tables: dict[str, pd.DataFrame],  # from `against_promise`
 ) -> list[str]:  # reasons; empty: it isn't
@@ -96,7 +96,7 @@ def behind(
         )
     return found
 
-# %% ../../nbs/ml/05_monitor.ipynb #e6c511f7
+# %% ../../nbs/ml/05_monitor.ipynb #93c9cb02
 def band_fails(
     of_all: pd.Series,  # the row of `against_promise` for all
 ) -> list[str]:  # a reason, or none
@@ -119,7 +119,7 @@ def changed(
         f" {places.index[0]})"
     ]
 
-# %% ../../nbs/ml/05_monitor.ipynb #f50a78b6
+# %% ../../nbs/ml/05_monitor.ipynb #d6375e96
 STATUS = {"fine": 0, "retrain": 3, "too few rows": 4}
 FEWEST_ROWS, FEWEST_TRIPS = 1000, 30  # to say anything at all
 HARDER = 1.15  # times the promised MAE: worth a word
@@ -142,7 +142,7 @@ def how_it_stands(
     then = "" if np.isnan(row["promised_ratio"]) else f", {row['promised_ratio']:.0%} promised"
     return f"MAE {row['mae']:.0f} s{promised}; {row['ratio']:.0%} of lookup's{then}"
 
-# %% ../../nbs/ml/05_monitor.ipynb #32cdd40c
+# %% ../../nbs/ml/05_monitor.ipynb #07d00882
 def cautions(
     new: NewDays,
     meta: dict,  # the sidecar of the model
@@ -153,7 +153,7 @@ def cautions(
         said += "; these days are before those of training, so it remembered nothing of them"
     return said + ("; simulated records, which say nothing of Boston" if new.synthetic else "")
 
-# %% ../../nbs/ml/05_monitor.ipynb #b4d5a475
+# %% ../../nbs/ml/05_monitor.ipynb #e05693ec
 def verdict(
     new: NewDays,
     tables: dict[str, pd.DataFrame],  # from `against_promise`
@@ -173,7 +173,7 @@ def verdict(
     word = "retrain" if why else "fine"
     return Verdict(word, why, worst, f"{sentence[0].upper()}{sentence[1:]}{cautions(new, meta)}.")
 
-# %% ../../nbs/ml/05_monitor.ipynb #f4f38574
+# %% ../../nbs/ml/05_monitor.ipynb #fa84ef18
 def too_few(
     new: NewDays,
 ) -> Verdict | None:  # None: there are enough
@@ -190,7 +190,7 @@ def too_few(
         f" {FEWEST_ROWS:,} of {FEWEST_TRIPS} are needed, so give later records, or more of them.",
     )
 
-# %% ../../nbs/ml/05_monitor.ipynb #db9ce17b
+# %% ../../nbs/ml/05_monitor.ipynb #1289c2a1
 @dataclass(frozen=True)
 class Report:
     "What was found"
@@ -231,7 +231,7 @@ def look_at(
         {"new": feed_delay(new.events, new.start), "then": feed_delay(model.memory)},
     )
 
-# %% ../../nbs/ml/05_monitor.ipynb #82d591eb
+# %% ../../nbs/ml/05_monitor.ipynb #98f728ea
 def cannot_compare(
     meta: dict,  # a sidecar
 ) -> list[str]:  # sentences
@@ -246,7 +246,7 @@ def cannot_compare(
     }
     return [sentence for name, sentence in lacks.items() if name not in meta]
 
-# %% ../../nbs/ml/05_monitor.ipynb #a6c9f6f8
+# %% ../../nbs/ml/05_monitor.ipynb #b6d64af6
 MUCH = 0.25  # of the stability index, by the rule of thumb
 
 
@@ -260,7 +260,7 @@ def moved_features(
         (drifted["index"] > MUCH) & (drifted["index"] > 2 * drifted["index at its test"])
     ]
 
-# %% ../../nbs/ml/05_monitor.ipynb #0397dc90
+# %% ../../nbs/ml/05_monitor.ipynb #40dcb7d9
 SHOWN = 5  # lines, beside all together
 
 
@@ -278,7 +278,7 @@ def over_time(
     means = found[["model", "lookup"]].mean().assign(rows=found.size())
     return means[means["rows"] >= 30]
 
-# %% ../../nbs/ml/05_monitor.ipynb #d2bd7433
+# %% ../../nbs/ml/05_monitor.ipynb #78df503c
 def plot_lines(
     report: Report,
 ) -> "Figure":
@@ -310,7 +310,7 @@ def plot_lines(
     fig.suptitle(f"Error against the promise: all lines, and the {len(names) - 1} worst off")
     return fig
 
-# %% ../../nbs/ml/05_monitor.ipynb #aaf3c796
+# %% ../../nbs/ml/05_monitor.ipynb #d9a8bfff
 def plot_coverage(
     report: Report,
     most: int = 20,  # lines
@@ -334,7 +334,7 @@ def plot_coverage(
     ax.grid(alpha=0.25)
     return fig
 
-# %% ../../nbs/ml/05_monitor.ipynb #e2e0c26f
+# %% ../../nbs/ml/05_monitor.ipynb #362bc37e
 def plot_drift(
     report: Report,
     most: int = 15,  # features
@@ -353,7 +353,7 @@ def plot_drift(
     ax.legend(frameon=False, loc="lower right")
     return fig
 
-# %% ../../nbs/ml/05_monitor.ipynb #9c6766c4
+# %% ../../nbs/ml/05_monitor.ipynb #f4c3f991
 def in_words(
     table: pd.DataFrame,  # from `against_promise`
 ) -> pd.DataFrame:
@@ -373,7 +373,7 @@ def in_words(
         }
     )
 
-# %% ../../nbs/ml/05_monitor.ipynb #58d7ba93
+# %% ../../nbs/ml/05_monitor.ipynb #e6a4c1ad
 def counts(
     report: Report,
 ) -> list[str]:  # sentences
@@ -396,7 +396,7 @@ def counts(
             )
     return lines
 
-# %% ../../nbs/ml/05_monitor.ipynb #38c073f7
+# %% ../../nbs/ml/05_monitor.ipynb #42b5f146
 def as_markdown(
     report: Report,
     pictures: list[str],  # their names
@@ -428,7 +428,15 @@ def as_markdown(
     ]
     return "\n\n".join(parts) + "\n"
 
-# %% ../../nbs/ml/05_monitor.ipynb #6f64f2fb
+# %% ../../nbs/ml/05_monitor.ipynb #714afcbe
+def in_short(
+    verdict: Verdict,
+) -> dict:
+    "A verdict for programs, with its status"
+    found = verdict._asdict()
+    return {"verdict": found.pop("word"), "status": STATUS[verdict.word], **found}
+
+
 def as_json(
     report: Report,
 ) -> dict:
@@ -436,8 +444,7 @@ def as_json(
     by_name = lambda table: table.to_dict(orient="index")
     made = report.new.rows["made_at"]
     found = {
-        **report.verdict._asdict(),
-        "status": STATUS[report.verdict.word],
+        **in_short(report.verdict),
         "model": {name: report.meta.get(name) for name in ("kind", "run", "model_sha256", "until")},
         "from": made.min(),
         "to": made.max(),
@@ -455,7 +462,7 @@ def as_json(
     }
     return plain(found)
 
-# %% ../../nbs/ml/05_monitor.ipynb #1efdfa28
+# %% ../../nbs/ml/05_monitor.ipynb #9f10c846
 def write_report(
     report: Report,
     out: Path,  # a folder
@@ -470,16 +477,16 @@ def write_report(
     write_json(out / "report.json", as_json(report))
     return out / "report.md"
 
-# %% ../../nbs/ml/05_monitor.ipynb #4c970a05
+# %% ../../nbs/ml/05_monitor.ipynb #6d63c663
 def sidecar_of(
     name: str,  # of a model, as from `model_of`
 ) -> dict:
     "The sidecar of a model, or a sentence where nothing was promised"
     if name == "lookup":
         raise ValueError("lookup promises nothing; give --model a trained model, or latest")
-    return read_sidecar(companions(Path(name))[0])
+    return read_files(Path(name))[1]
 
-# %% ../../nbs/ml/05_monitor.ipynb #45d8c8d6
+# %% ../../nbs/ml/05_monitor.ipynb #030551c8
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = add_source_arguments(
@@ -518,7 +525,7 @@ def main(
     with progress("replaying"):
         new = new_days(sources, model, meta, options.start, settings.train_rows)
     if said := too_few(new):
-        result({**said._asdict(), "status": STATUS[said.word]}, said.sentence)
+        result(in_short(said), said.sentence)
         return STATUS[said.word]
     report = look_at(new, model, meta, settings.seed)
     page = write_report(report, options.out or settings.data / "monitor")
