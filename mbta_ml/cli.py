@@ -290,9 +290,12 @@ def needs(
 def instant(
     text: str,  # ISO 8601
 ) -> pd.Timestamp:  # UTC
-    "An instant from a command line; Boston's clock where no zone is given"
+    "An instant from a command line, or now; Boston's clock where no zone is given"
+    if text == "now":
+        return pd.Timestamp.now("UTC")
     try:
-        moment = pd.Timestamp(text)
+        # pandas would take this machine's clock for today
+        moment = pd.Timestamp("" if text == "today" else text)
         if moment is pd.NaT:
             raise ValueError
         return (moment if moment.tzinfo else moment.tz_localize("America/New_York")).tz_convert(

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['live_model', 'Hearing', 'tell', 'live_feeds', 'replayed_feeds', 'beforehand_of', 'service_of', 'live',
-           'checked_options', 'ended_by_signals', 'end_with', 'main']
+           'add_hearing_arguments', 'checked_options', 'ended_by_signals', 'end_with', 'main']
 
-# %% ../nbs/09_live.ipynb #c907906e
+# %% ../nbs/09_live.ipynb #058b3aab
 from .cli import needs
 
 needs(__name__, "msgspec", "uvicorn", "prometheus_client", extra="live")  # before they are imported
 
-# %% ../nbs/09_live.ipynb #434553d4
+# %% ../nbs/09_live.ipynb #657ff04b
 import argparse
 import contextlib
 import signal
@@ -30,7 +30,7 @@ from .output import add_answer_arguments, reply, say
 from .runs import model_of
 from .serve import healthy, listen
 
-# %% ../nbs/09_live.ipynb #e1220aad
+# %% ../nbs/09_live.ipynb #d4e4d2bd
 def live_model(
     settings: Settings,
     text: str | None,  # as given; None: the one in production, else `lookup`
@@ -41,7 +41,7 @@ def live_model(
     found = settings.production_models / "final_best_xgboost.json"
     return str(found) if found.exists() else "lookup"
 
-# %% ../nbs/09_live.ipynb #195b0118
+# %% ../nbs/09_live.ipynb #da2ddfb8
 @dataclass(frozen=True)
 class Hearing:
     "What is heard, and by which clock"
@@ -69,7 +69,7 @@ def live_feeds(settings: Settings) -> Iterator[Hearing]:
         for feed in feeds.values():
             feed.close()
 
-
+# %% ../nbs/09_live.ipynb #662ead6b
 @contextlib.contextmanager
 def replayed_feeds(
     folder: str,  # a directory of an archived feed, or a glob of them
@@ -96,7 +96,7 @@ def replayed_feeds(
         now = lambda: first + speed * (time.monotonic() - began()) if speed else heard()
         yield Hearing(feeds, now, lambda instant: instant >= last)
 
-# %% ../nbs/09_live.ipynb #4f9b67de
+# %% ../nbs/09_live.ipynb #fbd5c443
 def beforehand_of(
     options: argparse.Namespace,
     model,  # see `load`
@@ -133,7 +133,7 @@ def service_of(
     found = begun(model, beforehand, options.every, folder, collector, about, now, tell)
     return Service(found, board, collector, folder, about, hearing.now), beforehand.day
 
-
+# %% ../nbs/09_live.ipynb #f5860ae3
 def live(
     options: argparse.Namespace,
     settings: Settings,
@@ -153,7 +153,7 @@ def live(
         stack.enter_context(locked(options.folder / ".live.lock", str(options.folder)))
         listening = stack.enter_context(listen(options.host, options.port))
         collector = None
-        if not options.forget_records:
+        if not options.no_records:
             database = options.folder / "records.duckdb"
             collector = Collector(database, settings, options.timetable, tell)
             stack.enter_context(collector)
@@ -164,7 +164,32 @@ def live(
         ready(service)
         run(service, hearing.feeds, ends, options.timetable, day)
 
-# %% ../nbs/09_live.ipynb #72dc7130
+# %% ../nbs/09_live.ipynb #55b54d4f
+def add_hearing_arguments(
+    parser: argparse.ArgumentParser,
+) -> None:
+    "What a service hears, and what it knows beforehand"
+    heard = parser.add_argument_group("what is heard")
+    heard.add_argument(
+        "--timetable",
+        type=Path,
+        metavar="GTFS.ZIP",
+        help="the MBTA's timetable; it is read again for every date, and when the file changes",
+    )
+    heard.add_argument(
+        "--replay",
+        metavar="DIR",
+        help="hear an archived feed (a directory as of gtfs_rt:) in place of the MBTA's, and end",
+    )
+    heard.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="of --replay (default: 1; 0: as fast as it can be heard)",
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = argparse.ArgumentParser(
@@ -174,51 +199,21 @@ def _parser() -> argparse.ArgumentParser:
             " /TripUpdates.pb, /predictions, /health, /ready, /metrics."
         ),
     )
-    parser.add_argument(
-        "--model",
-        help="a model's path, a run's name, latest, or lookup (default: the one in production)",
-    )
-    parser.add_argument(
-        "--timetable",
-        type=Path,
-        metavar="GTFS.ZIP",
-        help="the MBTA's timetable; it is read again for every date, and when the file changes",
-    )
-    parser.add_argument(
-        "--every",
-        type=seconds_argument,
-        default=15,
-        metavar="SECONDS",
-        help="predict at departures and every so many seconds between (default: 15)",
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        metavar="FOLDER",
-        help="for the state, the records and the feed as files (default: data/live)",
-    )
-    parser.add_argument(
-        "--forget-records", action="store_true", help="keep no records of what was heard"
-    )
-    parser.add_argument("--host", default="0.0.0.0", help="the address to listen at (default: all)")
-    parser.add_argument("--port", type=int, help="the port (default: that of serve)")
-    parser.add_argument(
-        "--replay",
-        metavar="DIR",
-        help="hear an archived feed (a directory as of gtfs_rt:) in place of the MBTA's, and end",
-    )
-    parser.add_argument(
-        "--speed",
-        type=float,
-        default=1.0,
-        metavar="TIMES",
-        help="of --replay (default: 1; 0: as fast as it can be heard)",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="ask the service on this machine whether it is ready, and end",
-    )
+    arguments = {
+        "--model": dict(help="a path, a run's name, latest, or lookup (default: in production)"),
+        "--every": dict(type=seconds_argument, default=15, metavar="SECONDS"),
+        "--folder": dict(type=Path, help="for state, records and feed (default: data/live)"),
+        "--no-records": dict(action="store_true", help="keep nothing of what was heard"),
+        "--host": dict(default="0.0.0.0", help="the address to listen at (default: all)"),
+        "--port": dict(type=int, help="the port (default: that of serve)"),
+        "--check": dict(
+            action="store_true", help="ask the service here whether it is ready, and end"
+        ),
+    }
+    arguments["--every"]["help"] = "predict at departures, and every so often between (default: 15)"
+    for name, how in arguments.items():
+        parser.add_argument(name, **how)
+    add_hearing_arguments(parser)
     return add_answer_arguments(parser, json=False)
 
 
@@ -236,7 +231,7 @@ def checked_options(
         raise ValueError(f"{options.timetable} is no file; expected a GTFS zip")
     return options
 
-# %% ../nbs/09_live.ipynb #fbb0e235
+# %% ../nbs/09_live.ipynb #d630d2eb
 @contextlib.contextmanager
 def ended_by_signals(ends: threading.Event):
     "SIGTERM and Ctrl-C set an event in place of interrupting"
@@ -251,7 +246,7 @@ def ended_by_signals(ends: threading.Event):
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)
 
-
+# %% ../nbs/09_live.ipynb #e568b990
 def end_with(hearing: Hearing, ends: threading.Event) -> Callable:
     "Ends a service after the last snapshot of a replay"
 

@@ -20,11 +20,11 @@ from .config import Settings, read_settings
 from .features.days import Extract, InMemory, is_whole, long_pieces
 from .features.examples import as_instants
 from .clock import INSTANT
-from .cli import add_source_arguments, command, parsed, seconds_argument
+from .cli import add_source_arguments, command, instant, parsed, seconds_argument
 from .sources.read import read_options
 from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
-from .models.predictors import Lookup, load
+from .models.predictors import load
 from .output import note, result
 from .progress import progress
 from .runs import model_of
@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--at",
+        type=instant,
         metavar="now|ISO",
         help=(
             "in place of a source: what is expected at one instant, from the state of a live"
@@ -249,14 +250,19 @@ def predict_at(
     model,  # see `load`
 ) -> Path:  # the file written
     "Answer once, from the state of a live service"
-    from mbta_ml.realtime.at import ask_at, forecaster_at, instant_of
+    from mbta_ml.realtime.at import ask_at, forecaster_at
 
     given = {"source": options.source, "from": options.start, "to": options.to}
     if named := [name for name, value in {**given, "every": options.every}.items() if value]:
         raise ValueError(f"--at answers from a state alone; leave out --{named[0]}")
-    state, instant = options.state or settings.data / "live" / "state.zip", instant_of(options.at)
-    forecaster, out = forecaster_at(state, model, instant), options.out
-    table = table_at(forecaster, ask_at(forecaster, instant))
+    state, at = options.state or settings.data / "live" / "state.zip", options.at.timestamp()
+    forecaster, out = forecaster_at(state, model, at), options.out
+    table = table_at(forecaster, ask_at(forecaster, at))
+    if (silent := at - forecaster.tracker.heard_at) >= SILENCE_SECONDS:
+        note(
+            f"{state} has heard nothing for {pd.Timedelta(seconds=round(silent))}; a vehicle is"
+            " predicted for half an hour after its last departure"
+        )
     with talking_beside(out), table_writer(out, PREDICTIONS) as write:
         write(table)
     heard = pd.Timestamp(forecaster.tracker.heard_at, unit="s", tz="UTC").isoformat()

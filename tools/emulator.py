@@ -11,15 +11,12 @@ accepted, whether Google's client reads the answers as we mean them, and where t
 """
 import asyncio
 import json
-import os
 import pickle
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import venv
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -79,20 +76,6 @@ def ask(folder: Path):
 
 
 # Outside: what to ask, and what DuckDB answers
-def install(folder: Path) -> str:
-    "Make the environment; says why where it can't be made, in one line"
-    try:
-        venv.create(folder, with_pip=True)
-        done = subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-input", "--retries", "1",
-                               "--disable-pip-version-check", *PACKAGES], stderr=subprocess.PIPE, text=True, timeout=INSTALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"pip took more than {INSTALL_SECONDS} seconds"
-    except subprocess.CalledProcessError:
-        return "this Python makes no environments with pip"
-    problems = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return (problems[-1] if problems else f"pip ended with {done.returncode}") if done.returncode else ""
-
-
 def prepare(folder: Path) -> dict:
     "Write the tables and questions; frame → what DuckDB answers"
     from mbta_ml.sources.bigquery.read import everything, parameters_of
@@ -163,24 +146,19 @@ def compare(folder: Path, wanted: dict) -> bool:
 
 def main() -> int:
     "0 where all agree or nothing could be installed, else 1"
+    from own_environment import install, run_inside
+
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
         folder = Path(folder)
-        problem = install(folder / "venv")
+        problem = install(folder / "venv", PACKAGES, INSTALL_SECONDS)
         if problem:
             print(f"skipped: the emulator can't be installed here ({problem})")
             return 0
         wanted = prepare(folder)
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
-        try:
-            done = subprocess.run([folder / "venv" / "bin" / "python", __file__, "--inside", folder], timeout=ASK_SECONDS, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**kept, "HOME": str(folder), "NO_PROXY": "*"})
-        except subprocess.TimeoutExpired:
-            print(f"the emulator didn't answer within {ASK_SECONDS} seconds")
-            return 1
-        if done.returncode:
-            print(done.stdout[-3000:], f"the emulator's process ended with {done.returncode}", sep="\n")
+        if problem := run_inside(folder / "venv", __file__, folder, ASK_SECONDS, HOME=str(folder), NO_PROXY="*"):
+            print(f"the emulator: {problem}")
             return 1
         agreed = compare(folder, wanted)
     print(f"{'all agree' if agreed else 'they differ'}; {time.monotonic() - began:.0f} seconds")

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 import zipfile
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -65,20 +64,6 @@ def ask(folder: Path):
 
 
 # Outside: the timetable, the feeds, and what has to be answered
-def install(folder: Path) -> str:
-    "Make the environment; says why where it can't be made, in one line"
-    try:
-        venv.create(folder, with_pip=True)
-        done = subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-input", "--retries", "1",
-                               "--disable-pip-version-check", *PACKAGES], stderr=subprocess.PIPE, text=True, timeout=INSTALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"pip took more than {INSTALL_SECONDS} seconds"
-    except subprocess.CalledProcessError:
-        return "this Python makes no environments with pip"
-    problems = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return (problems[-1] if problems else f"pip ended with {done.returncode}") if done.returncode else ""
-
-
 def install_in_node(folder: Path) -> str:
     "Install Node's reader; says why where that can't be"
     npm = shutil.which("npm")
@@ -249,23 +234,18 @@ def judge_in_node(folder: Path, wanted: dict) -> bool:
 
 def main() -> int:
     "0 where there is no error or nothing could be installed, else 1"
+    from own_environment import install, run_inside
+
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     with tempfile.TemporaryDirectory(prefix="gtfs-rt-") as folder:
         folder = Path(folder)
-        if problem := install(folder / "venv"):
+        if problem := install(folder / "venv", PACKAGES, INSTALL_SECONDS):
             print(f"skipped: gtfs-rt-validator can't be installed here ({problem})")
             return 0
         wanted = prepare(folder)
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
-        try:
-            done = subprocess.run([folder / "venv" / "bin" / "python", "-P", __file__, "--inside", folder], timeout=ASK_SECONDS, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=kept)
-        except subprocess.TimeoutExpired:
-            print(f"the validator didn't answer within {ASK_SECONDS} seconds")
-            return 1
-        if done.returncode:
-            print(done.stdout[-3000:], f"the validator's process ended with {done.returncode}", sep="\n")
+        if problem := run_inside(folder / "venv", __file__, folder, ASK_SECONDS, "-P"):
+            print(f"the validator: {problem}")
             return 1
         good = judge(json.loads((folder / "answers.json").read_text(encoding="utf-8")), wanted)
         good &= judge_in_node(folder, wanted)

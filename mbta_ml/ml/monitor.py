@@ -165,8 +165,9 @@ def verdict(
     worst = worst_first(lines).index[0] if len(lines) else None
     why = tuple([*behind(tables), *band_fails(of_all), *changed(places)])
     where = f"; worst line {worst} ({how_it_stands(lines.loc[worst])})" if worst else ""
-    harder = of_all["mae"] > HARDER * of_all["promised_mae"] and not behind(tables)
-    note = "; these days were harder, for lookup too" if harder else ""
+    errors = (("mae", "promised_mae"), ("lookup", "promised_lookup"))
+    harder = all(of_all[now] > HARDER * of_all[then] for now, then in errors)
+    note = "; these days were harder, for lookup too" if harder and not behind(tables) else ""
     rows = f"{len(new.rows):,} new rows of {int(of_all['trips']):,} trips"
     start = f"retrain: {'; '.join(why)}" if why else "no need to retrain"
     sentence = f"{start} ({rows}: {how_it_stands(of_all)}){note}{where}"
@@ -217,7 +218,7 @@ def look_at(
     "Compare new days with what was promised; there are rows enough"
     ours = new.rows["model_seconds"].to_numpy(np.float64)
     tables = against_promise(new, meta, seed)
-    places = unknown_places(new.events, model.memory, new.start)
+    places = unknown_places(new.events, model.memory)
     return Report(
         verdict(new, tables, places, meta),
         new,
@@ -227,8 +228,8 @@ def look_at(
         riders_table(new.rows, model=ours),
         drift(new.rows, meta.get("reference", {})),
         places,
-        missing_predictions(new, meta),
-        {"new": feed_delay(new.events, new.start), "then": feed_delay(model.memory)},
+        missing_predictions(new),
+        {"new": feed_delay(new.events), "then": feed_delay(model.memory)},
     )
 
 # %% ../../nbs/ml/05_monitor.ipynb #98f728ea
@@ -382,8 +383,8 @@ def counts(
     line, stop, link = (sums[f"{n}_unknown"] / sums["arrivals"] for n in ("line", "stop", "link"))
     nothing = missing["missing"] / max(1, missing["arrivals"])
     lines = [
-        f"Of {int(sums['arrivals']):,} arrivals {line:.1%} were on lines, {stop:.1%} at stops of"
-        f" lines and {link:.1%} on links that the model doesn't remember.",
+        f"Unknown to the model: the line of {line:.1%} of {int(sums['arrivals']):,} arrivals, the"
+        f" stop on its line of {stop:.1%}, the way from the stop before of {link:.1%}.",
         f"{nothing:.1%} of {int(missing['arrivals']):,} arrivals came without a prediction before"
         " them.",
     ]
@@ -468,7 +469,9 @@ def write_report(
     out: Path,  # a folder
 ) -> Path:  # the page
     "Write Markdown, pictures and JSON"
-    drawn = {"lines": plot_lines(report), "coverage": plot_coverage(report)}
+    drawn = {"lines": plot_lines(report)}
+    if len(report.tables["line"]):
+        drawn["coverage"] = plot_coverage(report)
     if len(report.drifted):
         drawn["features"] = plot_drift(report)
     save_pictures(drawn, out)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'LINE_ROWS', 'LINE_TRIPS', 'PLACES', 'UNKNOWN', 'MISSING', 'may_have_seen', 'some_trips', 'held_rows',
-           'NewDays', 'first_new', 'new_days', 'margins', 'figures', 'promised_in_all', 'against_promise',
+           'NewDays', 'first_new', 'marked', 'new_days', 'margins', 'figures', 'promised_in_all', 'against_promise',
            'unknown_places', 'missing_predictions', 'feed_delay']
 
 # %% ../../nbs/ml/04a_new_days.ipynb #8859a6b1
@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..clock import INSTANT
 from ..features.days import InMemory, long_pieces
 from ..features.split import settled
 from .job import TICK_SECONDS, last_known
@@ -70,8 +71,7 @@ class NewDays(NamedTuple):
     made: pd.DataFrame  # when the first prediction of each vehicle and stop (`RIDE`) was made
     seen: int  # rows left out, since the model may have learned from them
     halvings: int  # of the trips among `rows`
-    events: pa.Table  # stop events
-    start: pd.Timestamp | None  # of what is new; None: all of it is
+    events: pa.Table  # stop events, as from `marked`
     synthetic: bool
 
 
@@ -80,12 +80,32 @@ def first_new(
     meta: dict,  # the sidecar of a model
     start: pd.Timestamp | None,  # that was asked for
 ) -> pd.Timestamp | None:  # None: from the beginning
-    "From when on rows are made"
+    "From when on rows are made: none of before where all of that was learned from"
     first = meta.get("extent", {}).get("first_date")
     if first and str(pc.min(events["service_date"]).as_py()) < first:
         return start
     until = pd.Timestamp(meta["until"])
     return until if start is None else max(until, start)
+
+# %% ../../nbs/ml/04a_new_days.ipynb #d0ff409b
+def marked(
+    events: pa.Table,  # stop events
+    meta: dict,  # the sidecar of a model
+    start: pd.Timestamp | None = None,  # what is recorded from then on
+) -> pa.Table:  # with `arrival_is_new` and `departure_is_new`
+    "Stop events, and which of their times a model can't have learned from"
+    until = pa.scalar(pd.Timestamp(meta["until"]), INSTANT)
+    first = meta.get("extent", {}).get("first_date")
+    outside = pa.scalar(False)
+    if first:
+        outside = pc.less(events["service_date"], pa.scalar(pd.Timestamp(first).date()))
+    for what in ("arrival", "departure"):
+        recorded = events[f"{what}_recorded_at"]
+        new = pc.or_(pc.greater(recorded, until), outside)
+        if start is not None:
+            new = pc.and_(new, pc.greater_equal(recorded, pa.scalar(start, INSTANT)))
+        events = events.append_column(f"{what}_is_new", pc.fill_null(new, False))
+    return events
 
 # %% ../../nbs/ml/04a_new_days.ipynb #1a31e077
 def new_days(
@@ -97,7 +117,7 @@ def new_days(
 ) -> NewDays:
     "Replay the new days through a model"
     events = pa.concat_tables([r.stop_events for r in sources])
-    start = first_new(events, meta, start)
+    news, start = marked(events, meta, start), first_new(events, meta, start)
     every = TICK_SECONDS if meta["every_seconds"] and any(r.tracked for r in sources) else None
     pieces = long_pieces(InMemory(sources), model.memory, every, start)
     frame, made, halvings = held_rows((with_official(p, sources) for p in pieces), at_most)
@@ -108,7 +128,7 @@ def new_days(
     rows["band_low_seconds"], rows["band_high_seconds"] = both
     made = made[~may_have_seen(made, meta)]
     synthetic = all(r.synthetic for r in sources)
-    return NewDays(rows, made, int(seen.sum()), halvings, events, start, synthetic)
+    return NewDays(rows, made, int(seen.sum()), halvings, news, synthetic)
 
 # %% ../../nbs/ml/04a_new_days.ipynb #e549d3fa
 LEVEL = 0.05  # of all lines together: how often chance may look like a change
@@ -199,11 +219,13 @@ def against_promise(
             for value in bins or values
         }
     columns = list(found["all"]["all"])
-    return {k: pd.DataFrame.from_dict(v, "index", columns=columns) for k, v in found.items()}
+    table = lambda named: pd.DataFrame.from_dict(named, "index", columns=columns)
+    # of no line there are no numbers to tell the kinds of columns by
+    return {k: table(v) if v else table(v).astype("float64") for k, v in found.items()}
 
 # %% ../../nbs/ml/04a_new_days.ipynb #541fcab4
 PLACES = """
-SELECT concat_ws(' ', route_id, direction_id) AS line, line || '|' || station_id AS stop, arrival,
+SELECT *, concat_ws(' ', route_id, direction_id) AS line, line || '|' || station_id AS stop,
     line || '|' || lag(station_id) OVER trip || '|' || station_id AS link
 FROM {events} WINDOW trip AS (
     PARTITION BY service_date, trip_id, vehicle_id
@@ -219,7 +241,7 @@ now AS (
         stop NOT IN (SELECT stop FROM past WHERE stop IS NOT NULL) AS is_stop,
         link NOT IN (SELECT link FROM past WHERE link IS NOT NULL) AS is_link
     FROM ({PLACES.format(events="events")})
-    WHERE arrival IS NOT NULL AND epoch_ms(arrival) >= $start
+    WHERE arrival IS NOT NULL AND arrival_is_new
 )
 SELECT line, count(*) AS arrivals, count(*) FILTER (is_line) AS line_unknown,
     count(*) FILTER (is_stop) AS stop_unknown, count(*) FILTER (is_link) AS link_unknown
@@ -228,22 +250,20 @@ FROM now GROUP BY line ORDER BY stop_unknown DESC, link_unknown DESC, line
 
 
 def unknown_places(
-    events: pa.Table,  # stop events
+    events: pa.Table,  # stop events, as from `marked`
     memory: pa.Table,  # those that a model remembers
-    start: pd.Timestamp | None = None,  # arrivals from then on
 ) -> pd.DataFrame:  # by line: arrivals, and how many at what the model has never seen
     "How many arrivals were at lines, stops and links that a model doesn't know"
-    since = 0 if start is None else int(start.timestamp() * 1000)
     with connect() as con:
         con.register("events", events)
         con.register("memory", memory)
-        found = con.execute(UNKNOWN, {"start": since}).df()
+        found = con.execute(UNKNOWN).df()
     return found.set_index("line").astype(int)
 
 # %% ../../nbs/ml/04a_new_days.ipynb #4c6a0695
 MISSING = """
 WITH seen AS (
-    SELECT *, min(departure) FILTER (epoch_ms(departure_recorded_at) >= $start) OVER (
+    SELECT *, min(departure) FILTER (departure_is_new) OVER (
         PARTITION BY service_date, trip_id, vehicle_id
     ) AS left_at FROM events
 ), said AS (
@@ -254,34 +274,29 @@ SELECT concat_ws(' ', route_id, direction_id) AS line, count(*) AS arrivals,
     count(*) FILTER (said.made_at IS NULL OR said.made_at > arrival) AS missing
 FROM seen LEFT JOIN said ON seen.service_date = said.service_date AND seen.trip_id = said.trip_id
     AND coalesce(seen.vehicle_id, '') = said.vehicle_id AND seen.stop_id = said.stop_id
-WHERE arrival > left_at AND arrival_recorded_at > $until GROUP BY line ORDER BY missing DESC, line
+WHERE arrival > left_at AND arrival_is_new GROUP BY line ORDER BY missing DESC, line
 """
 
 
 def missing_predictions(
     new: NewDays,
-    meta: dict,  # the sidecar of the model
 ) -> pd.DataFrame:  # by line: arrivals, missing
     "How many arrivals came without a prediction"
-    start = pd.Timestamp(0, tz="UTC") if new.start is None else new.start
-    until = pd.Timestamp(meta["until"]) if new.start is not None else start
     made = new.made.assign(vehicle_id=new.made["vehicle_id"].astype(object))
     with connect() as con:
         con.register("events", new.events)
         con.register("made", pa.Table.from_pandas(made, preserve_index=False))
-        given = {"start": int(start.timestamp() * 1000), "until": until.to_pydatetime()}
-        return con.execute(MISSING, given).df().set_index("line").astype(int)
+        return con.execute(MISSING).df().set_index("line").astype(int)
 
 # %% ../../nbs/ml/04a_new_days.ipynb #56f0e977
 def feed_delay(
-    events: pa.Table,  # stop events
-    start: pd.Timestamp | None = None,  # recorded from then on
-) -> dict[str, float]:  # seconds; empty where nothing was recorded
+    events: pa.Table,  # stop events; as from `marked`, where only the new ones count
+) -> dict[str, float]:  # seconds; empty where the source doesn't say when it recorded
     "How long after it happened an arrival was recorded: median and 90th percentile"
+    if "arrival_is_new" in events.column_names:
+        events = events.filter(events["arrival_is_new"])
     known = events.select(["arrival_reported", "arrival_recorded_at"]).to_pandas().dropna()
-    if start is not None:
-        known = known[known["arrival_recorded_at"] >= start]
-    if not len(known):
-        return {}
     seconds = (known["arrival_recorded_at"] - known["arrival_reported"]).dt.total_seconds()
+    if not (seconds != 0).any():
+        return {}
     return {"median": float(seconds.median()), "p90": float(seconds.quantile(0.9))}

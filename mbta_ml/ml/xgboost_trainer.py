@@ -35,10 +35,11 @@ from mbta_ml.ml.out_of_core import (
     plan_in,
     plan_of,
 )
+from .reference import reference
 from .rows import arrays, chosen_features
 from .run_job import CHECKPOINTS, Trained, Work, job_main
 from .trials import Range, Trial, best_of
-from ..models.answers import Residuals
+from ..models.answers import Residuals, neutral_of
 from ..models.predictors import XGBoost
 from ..progress import Task, progress
 from ..sources.read import read_sources
@@ -300,7 +301,8 @@ def train(
         before = fitted("before test", None, first.rounds)
         fitting.step()
         last = fitted("all", None, first.rounds)
-    model = with_band(first, features, lesson)
+    known = reference(lesson.parts["all"], lesson.parts["test"], features)
+    model = replace(with_band(first, features, lesson), neutral=neutral_of(known))
     return Trained(
         shipped=replace(model, booster=last.booster),
         judged=replace(model, booster=before.booster),

@@ -103,7 +103,7 @@ def matrix(
 def neutral_of(
     reference: dict[str, dict],  # of a sidecar: how each feature was distributed
 ) -> tuple[str, ...]:
-    "The excesses that were known in every row on which a model was fitted"
+    "The excesses that were known in every row that was counted when a model was fitted"
     beyond_usual = lambda name: (
         "excess" in name or name in ("schedule_left_seconds", "delay_seconds")
     )

@@ -6,7 +6,7 @@
 __all__ = ['EARLIEST', 'LATEST', 'PING_RULES', 'STATUSES', 'TWO_DAYS', 'UPDATE_RULES', 'MOST_BYTES', 'PAID', 'READERS', 'V3_TRIP',
            'UPDATE_READERS', 'is_date', 'start_of', 'fit_pings', 'fit_updates', 'unpacked', 'read_json_feed',
            'read_feed', 'recorded', 'enum_names', 'ping_of_protobuf', 'revenue_of', 'ping_of_json', 'related',
-           'ping_of_v3', 'decode_positions', 'updates_of_protobuf', 'updates_of_json', 'updates_of_v3',
+           'ping_of_v3', 'records_in', 'decode_positions', 'updates_of_protobuf', 'updates_of_json', 'updates_of_v3',
            'decode_updates']
 
 # %% ../../nbs/realtime/00a_decode.ipynb #eb40a4af
@@ -15,6 +15,7 @@ import json
 import re
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from math import isfinite
@@ -359,21 +360,33 @@ def _of_kind(
 READERS = {"protobuf": ping_of_protobuf, "json": ping_of_json, "v3": ping_of_v3}
 
 
+def records_in(
+    content: bytes,
+    recorded_at: float | None,
+    kinds: tuple[str, str],  # as GTFS-Realtime and the V3 API call what is read
+    readers: dict[str, Callable],  # form → what reads one
+    dropped: Counter,  # reason → how many were left out; added to
+) -> tuple[float, list]:  # when the feed was made; what the readers gave
+    "What a feed holds of one kind; what has another shape is left out alone"
+    feed, made_at = _dated(content, recorded_at)
+    form, entities = _of_kind(feed, *kinds)
+    found = []
+    for entity in entities:
+        try:
+            found.append(readers[form](entity, made_at))
+        except (AttributeError, TypeError):  # text where an object should be, or the like
+            dropped[f"a {kinds[0].replace('_', ' ')} of another shape"] += 1
+    return made_at, found
+
+
 def decode_positions(
     content: bytes,  # protobuf, JSON, or the answer of the V3 API to /vehicles
     recorded_at: float | None = None,  # when it was made, where it doesn't say so itself: of V3
     dropped: Counter | None = None,  # reason → how many vehicles were left out; added to
 ) -> Snapshot:
     "A feed of vehicle positions as a snapshot"
-    feed, made_at = _dated(content, recorded_at)
-    form, vehicles = _of_kind(feed, "vehicle", "vehicle")
-    read, dropped = READERS[form], Counter() if dropped is None else dropped
-    pings = []
-    for vehicle in vehicles:
-        try:
-            pings.append(read(vehicle, made_at))
-        except (AttributeError, TypeError):  # text where an object should be, or the like
-            dropped["a vehicle of another shape"] += 1
+    dropped, kinds = Counter() if dropped is None else dropped, ("vehicle", "vehicle")
+    made_at, pings = records_in(content, recorded_at, kinds, READERS, dropped)
     return Snapshot(made_at, fit_pings(pings, dropped))
 
 # %% ../../nbs/realtime/00a_decode.ipynb #d41dcd0a
@@ -460,13 +473,6 @@ def decode_updates(
     dropped: Counter | None = None,  # reason → how many records were left out; added to
 ) -> Snapshot:
     "A feed of trip updates as a snapshot"
-    feed, made_at = _dated(content, recorded_at)
-    form, trips = _of_kind(feed, "trip_update", "prediction")
-    read, dropped = UPDATE_READERS[form], Counter() if dropped is None else dropped
-    updates = []
-    for told in trips:
-        try:
-            updates += read(told, made_at)
-        except (AttributeError, TypeError):
-            dropped["a trip of another shape"] += 1
-    return Snapshot(made_at, (), fit_updates(updates, dropped))
+    dropped, kinds = Counter() if dropped is None else dropped, ("trip_update", "prediction")
+    made_at, told = records_in(content, recorded_at, kinds, UPDATE_READERS, dropped)
+    return Snapshot(made_at, (), fit_updates([u for trip in told for u in trip], dropped))

@@ -7,7 +7,7 @@ __all__ = ['VISIT_FIELDS', 'RUN_FIELDS', 'values_of_visit', 'values_of_run', 'ke
            'renumber_runs', 'on_timetable', 'renew_timetable', 'key_out', 'key_in', 'run_out', 'run_in', 'tracker_out',
            'tracker_in', 'own_timetable', 'names_out', 'event_out', 'event_in', 'content_of', 'save', 'load']
 
-# %% ../../nbs/realtime/04b_saved.ipynb #ff28f460
+# %% ../../nbs/realtime/04b_saved.ipynb #5e9c114e
 from dataclasses import fields
 from datetime import date
 from operator import attrgetter
@@ -34,7 +34,7 @@ from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
 from .tracker import Known, Run, Tracker, Visit
 
-# %% ../../nbs/realtime/04b_saved.ipynb #61025f69
+# %% ../../nbs/realtime/04b_saved.ipynb #ef6329cb
 def kept_numbers(
     numbers: Numbers,
     places: np.ndarray,  # of each number: the new one, NONE where it has gone
@@ -51,10 +51,12 @@ def forget_runs(
     tracker: Tracker,
     before: float,  # Unix seconds
 ) -> None:
-    "Runs and vehicles of which nothing was heard since then go"
+    "Runs and vehicles of which nothing was heard since then go, and what was read of their trips"
     tracker.runs = {key: run for key, run in tracker.runs.items() if run.updated_at >= before}
     tracker.run_of = {v: key for v, key in tracker.run_of.items() if key in tracker.runs}
     tracker.last = {v: p for v, p in tracker.last.items() if (p.updated_at or 0) >= before}
+    if tracker.known.calls is not None:
+        tracker.known.calls.made.clear()
     day = max((run.service_date for run in tracker.runs.values()), default=date.min)
     tracker.first_start = {
         key: start for key, start in tracker.first_start.items() if (day - key[1]).days <= 2
@@ -94,7 +96,7 @@ def renumber_runs(
     "Stop events are known by their run's new number"
     events.number = {(int(runs[run]), *stop): n for (run, *stop), n in events.number.items()}
 
-# %% ../../nbs/realtime/04b_saved.ipynb #af73fe3d
+# %% ../../nbs/realtime/04b_saved.ipynb #50e0a6af
 def on_timetable(
     state: State,
     begins: np.ndarray,  # of each trip of the old timetable, and of one after the last
@@ -128,7 +130,7 @@ def renew_timetable(
     new, numbers = forecaster.timetable, forecaster.names.trips.number
     on_timetable(forecaster.replay.state, begins, trips, new, numbers)
 
-# %% ../../nbs/realtime/04b_saved.ipynb #51bbc3be
+# %% ../../nbs/realtime/04b_saved.ipynb #7341b4ab
 def key_out(key: tuple) -> list:
     "A key whose first part is a date, as JSON has it"
     return [key[0].isoformat(), *key[1:]]
@@ -193,7 +195,7 @@ def tracker_in(plain: dict, known: Known) -> Tracker:
         setattr(tracker, name, plain[name])
     return tracker
 
-# %% ../../nbs/realtime/04b_saved.ipynb #ba0713ee
+# %% ../../nbs/realtime/04b_saved.ipynb #aa7dea01
 def own_timetable(
     forecaster: Forecaster,
 ) -> tuple[State, Timetable, list[tuple]]:

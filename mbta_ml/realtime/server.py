@@ -6,7 +6,7 @@
 __all__ = ['MOST_ANSWERS', 'MOST_BYTES', 'OPEN', 'JSON_API', 'KINDS', 'ABOUT', 'SEND_BYTES', 'SWITCH_SECONDS', 'ServerSettings',
            'Shown', 'stream_step', 'Board', 'State', 'state_of', 'accepts_gzip', 'unchanged', 'Answer', 'in_words',
            'ages', 'data', 'plain', 'heard_out', 'next_change', 'listen_to', 'refused', 'writer', 'drop', 'App', 'app',
-           'serving', 'write_feeds']
+           'serving']
 
 # %% ../../nbs/realtime/07_server.ipynb #4bda2d3e
 import asyncio
@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..files import atomic_path
 from .messages import Publication
 from .metrics import FAMILIES, Family, Metrics
 from .trip_updates import collector_paused, feed_message, json_of
@@ -515,17 +514,3 @@ def serving(
         thread.join()
         gc.unfreeze()
         sys.setswitchinterval(interval)
-
-# %% ../../nbs/realtime/07_server.ipynb #c9ec172a
-def write_feeds(
-    publication: Publication,
-    folder: Path,  # which there is
-    unheard_seconds: float = ServerSettings.unheard_seconds,  # unheard for longer: left out
-) -> Counter:  # what was mended or left out, by reason
-    "Write TripUpdates.pb and TripUpdates.json"
-    fit, mended = tidy(publication, unheard_seconds)
-    message = feed_message(fit)
-    for name, content in ("pb", protobuf_of(message)), ("json", json_of(message)):
-        with atomic_path(Path(folder) / f"TripUpdates.{name}") as whole:
-            whole.write_bytes(content)
-    return mended

@@ -9,7 +9,7 @@ __all__ = ['ZONE', 'ANNOUNCED_ALREADY', 'NOT_FOR_PASSENGERS', 'SIX_HOURS', 'Call
            'was_added', 'is_bus_stop', 'call_of', 'first_of_trip', 'changed_platform', 'facts_of', 'take_in',
            'in_order', 'conclude', 'hear_snapshot']
 
-# %% ../../nbs/realtime/03_tracker.ipynb #d9653758
+# %% ../../nbs/realtime/03_tracker.ipynb #c30c9500
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ from ..clock import BOSTON
 from .messages import Ping, Snapshot
 from ..sources.records import TIMETABLE, to_schema
 
-# %% ../../nbs/realtime/03_tracker.ipynb #f31aab97
+# %% ../../nbs/realtime/03_tracker.ipynb #f6c4a82c
 class Call(NamedTuple):
     "One stop of a trip in a timetable"
 
@@ -50,7 +50,7 @@ class Known:
     # (service date, trip) → its stops; None: there is no timetable
     calls: Mapping[tuple[date, str], list[Call]] | None = None
 
-# %% ../../nbs/realtime/03_tracker.ipynb #b9989aa0
+# %% ../../nbs/realtime/03_tracker.ipynb #82916704
 def calls_in(
     table: pa.Table,  # `TIMETABLE`, the stops of one trip in order
 ) -> list[Call]:
@@ -105,7 +105,7 @@ class Calls(Mapping):
     def __len__(self) -> int:
         return len(self.places)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #3bf477b3
+# %% ../../nbs/realtime/03_tracker.ipynb #e6db03f7
 def known_of(
     tables: dict,  # of the four: `stop`, `trip`; and `schedule`, where there is a timetable
     route_kinds: dict[str, int] | None = None,  # route → GTFS route_type
@@ -123,7 +123,7 @@ def known_of(
         calls = Calls(to_schema(table.append_column("station_id", pa.array(station)), TIMETABLE))
     return Known(stations, kinds, route_kinds or {}, trips, calls)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #c16d9196
+# %% ../../nbs/realtime/03_tracker.ipynb #e1fc65aa
 ZONE = ZoneInfo(BOSTON)
 
 
@@ -155,7 +155,7 @@ def is_near(
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp()
     return -7200 <= instant - midnight <= 180_000
 
-# %% ../../nbs/realtime/03_tracker.ipynb #2757cc51
+# %% ../../nbs/realtime/03_tracker.ipynb #d8d8e743
 ANNOUNCED_ALREADY = ("SCHEDULED", "CANCELED", "DELETED", "UNSCHEDULED")
 NOT_FOR_PASSENGERS = ("NON_REVENUE", "false")
 
@@ -178,7 +178,7 @@ def unusable(
         return "not for passengers"
     return ""
 
-# %% ../../nbs/realtime/03_tracker.ipynb #1aabdd52
+# %% ../../nbs/realtime/03_tracker.ipynb #9c19b2b7
 @dataclass(slots=True)
 class Visit:
     "A stop of a run, as far as it is known"
@@ -205,11 +205,10 @@ class Run:
     added: bool | None = None  # as first told; None: nothing was
     start_date: str | None = None  # as the feed states them
     start_time: str | None = None
-    relationship: str | None = None
     label: str | None = None
     updated_at: float = 0.0  # when its vehicle was last heard of
 
-# %% ../../nbs/realtime/03_tracker.ipynb #4cdfb58b
+# %% ../../nbs/realtime/03_tracker.ipynb #eaa66963
 def hear_visit(
     run: Run,
     ping: Ping,
@@ -237,7 +236,7 @@ def hear_visit(
             visit.stood_at = min(visit.stood_at, ping.updated_at)
     return news
 
-# %% ../../nbs/realtime/03_tracker.ipynb #4926a5df
+# %% ../../nbs/realtime/03_tracker.ipynb #426da8bf
 class Passage(NamedTuple):
     "A visit among those before and after it"
 
@@ -266,7 +265,7 @@ def passages(
         after = visit.seen_known if after is None else min(after, visit.seen_known)
     return found[::-1]
 
-# %% ../../nbs/realtime/03_tracker.ipynb #3742fb6a
+# %% ../../nbs/realtime/03_tracker.ipynb #0c952a9a
 class Fact(NamedTuple):
     "An arrival or a departure, when it became known"
 
@@ -277,7 +276,6 @@ class Fact(NamedTuple):
     visit: Visit
     station_id: str
     scheduled: float | None  # what the timetable wanted
-    is_new: bool = True
 
 
 def arrival_of(
@@ -308,7 +306,7 @@ def departure_of(
         return None
     return max(passage.left_at, arrived[0] if arrived else passage.left_at), passage.left_known
 
-# %% ../../nbs/realtime/03_tracker.ipynb #f3c0321b
+# %% ../../nbs/realtime/03_tracker.ipynb #81a432d7
 def backwards(
     arrivals: list[tuple[float, float] | None],  # along a run: when, and when known
 ) -> set[int]:  # places of those that go
@@ -330,7 +328,7 @@ def backwards(
     }
     return early | late
 
-# %% ../../nbs/realtime/03_tracker.ipynb #c7c6b4ce
+# %% ../../nbs/realtime/03_tracker.ipynb #f786bffa
 class Tracker:
     "Pings become arrivals and departures"
 
@@ -350,7 +348,7 @@ class Tracker:
         self.heard_at = 0.0
         self.count = 0
 
-# %% ../../nbs/realtime/03_tracker.ipynb #cfe5e163
+# %% ../../nbs/realtime/03_tracker.ipynb #684c6709
 def run_id(
     tracker: Tracker,
     ping: Ping,
@@ -367,7 +365,7 @@ def run_id(
     first = tracker.first_start.setdefault((ping.trip_id, day), start)
     return ping.trip_id if start == first else named
 
-# %% ../../nbs/realtime/03_tracker.ipynb #9cd67a22
+# %% ../../nbs/realtime/03_tracker.ipynb #5d6b6203
 SIX_HOURS = 6 * 3600
 
 
@@ -393,7 +391,7 @@ def service_day(
         else day
     )
 
-# %% ../../nbs/realtime/03_tracker.ipynb #70791836
+# %% ../../nbs/realtime/03_tracker.ipynb #59b788fd
 def run_about(
     tracker: Tracker,
     ping: Ping,
@@ -431,7 +429,7 @@ def was_added(
         unlisted = known.trips is not None and run.trip_id.partition("@")[0] not in known.trips
     return unlisted or run.trip_id.startswith("ADDED-")
 
-# %% ../../nbs/realtime/03_tracker.ipynb #69723413
+# %% ../../nbs/realtime/03_tracker.ipynb #6fe8a8c9
 def is_bus_stop(
     tracker: Tracker,
     stop_id: str,
@@ -482,7 +480,7 @@ def changed_platform(
         for other in run.visits.values()
     )
 
-# %% ../../nbs/realtime/03_tracker.ipynb #f4891f18
+# %% ../../nbs/realtime/03_tracker.ipynb #671f5a5b
 def facts_of(
     tracker: Tracker,
     run: Run,
@@ -514,7 +512,7 @@ def facts_of(
         if left:
             yield Fact(left[1], left[0], True, run, visit, station, call and call.departure)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #85b8ac52
+# %% ../../nbs/realtime/03_tracker.ipynb #2a2a424f
 def take_in(
     tracker: Tracker,
     ping: Ping,
@@ -530,7 +528,6 @@ def take_in(
     if run is None:
         return None
     run.updated_at, run.label = max(run.updated_at, ping.updated_at), ping.label
-    run.relationship = ping.schedule_relationship
     tracker.run_of[run.vehicle_id] = run.service_date, run.trip_id, run.vehicle_id
     return run if hear_visit(run, ping, known) else None
 
@@ -569,7 +566,7 @@ def conclude(
                 found.append(fact)
     return in_order(found)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #3d89073d
+# %% ../../nbs/realtime/03_tracker.ipynb #99f30ce6
 def hear_snapshot(
     tracker: Tracker,
     snapshot: Snapshot,
