@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .columns import HORIZON_SECONDS, NUMBERS
-from .positions import SPEED_SECONDS
 from mbta_ml.features.state import (
     AHEAD,
     MINUTES,
@@ -495,14 +494,11 @@ def place_features(
     now: float,
     row: np.ndarray,  # ROW
 ) -> None:
-    "Where the vehicle is, and whether it moves"
+    "What the place of the vehicle says, beyond the lookup"
     track = state.runs[v.run].track
     if track == NONE:
         return
     t = state.tracks[track]
-    row.moved_seconds = no_older(now - t.moved) / 1000
-    if now - t.heard <= SPEED_SECONDS * 1000:
-        row.speed_mps = t.speed
     due = due_by_place(state, v, t)
     for nth in range(len(order)):
         c = found[order[nth]]

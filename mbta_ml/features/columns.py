@@ -46,13 +46,11 @@ FEATURES = {
     "standing_seconds": "at a tick: since it arrived at a stop that it has not left",
     "progress_excess_seconds": "at a tick: that arrival, beyond the median",
     "place_excess_seconds": "by where it is and what others took from there, beyond the lookup",
-    "moved_seconds": "since it last moved by 25 m",
-    "speed_mps": "metres per second over the last minute",
     "minute_of_day": "on Boston's clock",
     "day_of_week": "of the service date, 0 for Sunday",
 }
 # known where vehicles are followed between stops
-POSITION_FEATURES = {"place_excess_seconds", "moved_seconds", "speed_mps"}
+POSITION_FEATURES = {"place_excess_seconds"}
 
 # %% ../../nbs/features/00a_columns.ipynb #e040ea28
 HORIZON_SECONDS = 2400
