@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..features.ask import ROW
-from ..features.columns import NUMBERS, SILENCE_SECONDS, mode
+from ..features.columns import NUMBERS, POSITION_FEATURES, SILENCE_SECONDS, mode
 from ..features.examples import minute_of_day
-from ..features.replay import Task
+from ..features.replay import Task, merged
 from ..features.state import MESSAGE
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
     event_of,
     hear_fact,
+    hear_positions,
     key_of,
     new_replay,
     remember,
@@ -153,6 +154,7 @@ class Forecaster:
     ):
         self.model, self.every_seconds = model, every_seconds
         self.tracker, self.names, self.replay = Tracker(known), Names(), new_replay()
+        self.tracker.follows = bool(POSITION_FEATURES & {*(getattr(model, "features", None) or ())})
         self.events: list[Event | None] = []
         self.carried = Carried()
         self.board: dict[tuple, Ahead] = {}
@@ -219,6 +221,9 @@ def hear_facts(
     for message, fact in zip(messages, facts):
         event = event_of(forecaster.tracker.known, fact)
         hear_fact(forecaster.names, fact, event, message)
+        place = forecaster.tracker.known.places.get(fact.visit.stop_id)
+        if place:
+            message.latitude, message.longitude = place
         if message.event == len(forecaster.events):
             forecaster.events.append(event)
         elif forecaster.events[message.event] is None:
@@ -236,6 +241,9 @@ def hear(
         return None
     facts = hear_snapshot(forecaster.tracker, snapshot)
     messages = hear_facts(forecaster, facts)
+    if forecaster.tracker.positions:
+        positions = hear_positions(forecaster.names, forecaster.tracker.positions)
+        messages, forecaster.tracker.positions = merged(messages, positions), []
     every, end = 1000.0 * (forecaster.every_seconds or 0), np.ceil(1000 * snapshot.recorded_at) + 1
     task = Task(every, 0.0, end, np.zeros(0, np.bool_), False)
     rows = forecaster.replay.hear(forecaster.names, messages, forecaster.timetable, task)

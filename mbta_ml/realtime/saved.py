@@ -301,6 +301,7 @@ def load(
         on_timetable(state, own["begins"], trips, found.timetable, names.trips.number)
     kinds = (np.int64, np.float64, np.int32, np.int32)
     cursor = Cursor(*(np.array(a, kind) for a, kind in zip(plain["cursor"], kinds)))
+    tracker.follows = found.tracker.follows
     found.tracker, found.replay.state, found.replay.cursor = tracker, state, cursor
     found.events = [event_in(event, tracker) for event in plain["events"]]
     found.carried.at_departure = {

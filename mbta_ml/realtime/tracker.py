@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ZONE', 'ANNOUNCED_ALREADY', 'NOT_FOR_PASSENGERS', 'SIX_HOURS', 'Call', 'Known', 'calls_in', 'Calls', 'known_of',
            'clock_day', 'stated_day', 'is_near', 'unusable', 'Visit', 'Run', 'hear_visit', 'Passage', 'passages',
-           'Fact', 'arrival_of', 'departure_of', 'backwards', 'Tracker', 'run_id', 'service_day', 'run_about',
-           'was_added', 'is_bus_stop', 'call_of', 'first_of_trip', 'changed_platform', 'facts_of', 'take_in',
-           'in_order', 'conclude', 'hear_snapshot']
+           'Fact', 'arrival_of', 'departure_of', 'backwards', 'Position', 'Tracker', 'run_id', 'service_day',
+           'run_about', 'was_added', 'is_bus_stop', 'call_of', 'first_of_trip', 'changed_platform', 'facts_of',
+           'is_placed', 'take_in', 'in_order', 'conclude', 'hear_snapshot']
 
 # %% ../../nbs/realtime/03_tracker.ipynb #d9653758
 import heapq
@@ -49,6 +49,7 @@ class Known:
     trips: dict[str, tuple] | None = None  # → route, direction; None: there is no list of trips
     # (service date, trip) → its stops; None: there is no timetable
     calls: Mapping[tuple[date, str], list[Call]] | None = None
+    places: dict[str, tuple[float, float]] = field(default_factory=dict)  # stop → degrees
 
 # %% ../../nbs/realtime/03_tracker.ipynb #b9989aa0
 def calls_in(
@@ -121,7 +122,9 @@ def known_of(
         table = schedule.rename_columns([named.get(n, n) for n in schedule.column_names])
         station = [stations.get(stop_id, stop_id) for stop_id in table["stop_id"].to_pylist()]
         calls = Calls(to_schema(table.append_column("station_id", pa.array(station)), TIMETABLE))
-    return Known(stations, kinds, route_kinds or {}, trips, calls)
+    places = dict(zip(stop["id"], zip(stop.get("latitude", ()), stop.get("longitude", ()))))
+    places = {i: place for i, place in places.items() if None not in place}
+    return Known(stations, kinds, route_kinds or {}, trips, calls, places)
 
 # %% ../../nbs/realtime/03_tracker.ipynb #c16d9196
 ZONE = ZoneInfo(BOSTON)
@@ -331,6 +334,17 @@ def backwards(
     return early | late
 
 # %% ../../nbs/realtime/03_tracker.ipynb #c7c6b4ce
+class Position(NamedTuple):
+    "Where the vehicle of a run is, when it became known"
+
+    known: float
+    happened: float
+    run: Run
+    stop_id: str  # which it heads for
+    latitude: float
+    longitude: float
+
+
 class Tracker:
     "Pings become arrivals and departures"
 
@@ -339,6 +353,8 @@ class Tracker:
         known: Known | None = None,
     ):
         self.known = known or Known()
+        self.follows = False  # whether positions between stops are wanted
+        self.positions: list[Position] = []  # that have become known, until somebody takes them
         self.runs: dict[tuple, Run] = {}
         self.run_of: dict[str, tuple] = {}  # vehicle → the run that it was last heard on
         self.last: dict[str, Ping] = {}  # vehicle → its last ping, without when it was recorded
@@ -515,6 +531,15 @@ def facts_of(
             yield Fact(left[1], left[0], True, run, visit, station, call and call.departure)
 
 # %% ../../nbs/realtime/03_tracker.ipynb #85b8ac52
+def is_placed(
+    ping: Ping,
+) -> bool:
+    "Whether a ping says where it is, and that is in New England"
+    if ping.latitude is None or ping.longitude is None:
+        return False
+    return 40 <= ping.latitude <= 45 and -75 <= ping.longitude <= -68
+
+
 def take_in(
     tracker: Tracker,
     ping: Ping,
@@ -532,6 +557,9 @@ def take_in(
     run.updated_at, run.label = max(run.updated_at, ping.updated_at), ping.label
     run.relationship = ping.schedule_relationship
     tracker.run_of[run.vehicle_id] = run.service_date, run.trip_id, run.vehicle_id
+    if tracker.follows and is_placed(ping):
+        where = ping.stop_id, ping.latitude, ping.longitude
+        tracker.positions.append(Position(known, ping.updated_at, run, *where))
     return run if hear_visit(run, ping, known) else None
 
 
