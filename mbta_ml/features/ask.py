@@ -7,7 +7,7 @@ __all__ = ['RARE', 'OVERDUE_SECONDS', 'CANDIDATE', 'CANDIDATE_KIND', 'OLDEST_SEC
            'Timetable', 'place_in_timetable', 'plan_by_timetable', 'usual_platform', 'plan_by_pattern', 'plan',
            'place_of', 'already_reached', 'is_nearer', 'in_order', 'running_time', 'candidates', 'no_older',
            'not_negative', 'or_zero', 'time_features', 'stuck', 'link_features', 'parent_of', 'way_features',
-           'share_lately', 'trip_features', 'standing_features', 'ask']
+           'share_lately', 'trip_features', 'standing_features', 'due_by_place', 'place_features', 'ask']
 
 # %% ../../nbs/features/01a_ask.ipynb #17a8111d
 from typing import NamedTuple
@@ -352,7 +352,7 @@ def link_features(
     if c.previous != NONE:
         key = joint_key(0, c.previous, c.stop)
         place = state.link_keys.places[spot_of(state.link_keys, key)]
-    if place != NONE:
+    if place != NONE and state.links[place].seen:  # on some, vehicles were only followed
         k = state.links[place]
         usual, began, known = k.usual, k.began, k.known
         row.link_last_excess_seconds = k.last_excess / 1000
@@ -468,6 +468,44 @@ def standing_features(
         beyond = w.arrived - v.departed_known - state.stretches[stretch].median
         row.progress_excess_seconds = beyond / 1000
 
+# %% ../../nbs/features/01a_ask.ipynb #2538abbd
+@compiled
+def due_by_place(
+    state: State,
+    v: np.ndarray,  # VISIT, the last departure
+    t: np.ndarray,  # TRACK
+) -> float:  # milliseconds; NaN where nobody was followed before
+    "When a vehicle should arrive at the stop that it heads for, by where it is"
+    if t.place == NONE or t.nth != v.nth:
+        return NAN
+    key = joint_key(0, v.station, t.stop)
+    link = state.link_keys.places[spot_of(state.link_keys, key)]
+    if link == NONE or state.links[link].places == NONE:
+        return NAN
+    return t.entered[t.place] + state.places[state.links[link].places + t.place].usual
+
+
+@compiled
+def place_features(
+    state: State,
+    v: np.ndarray,  # VISIT
+    found: np.ndarray,  # CANDIDATE
+    order: np.ndarray,
+    now: float,
+    row: np.ndarray,  # ROW
+) -> None:
+    "What the place of the vehicle says, beyond the lookup"
+    track = state.runs[v.run].track
+    if track == NONE:
+        return
+    t = state.tracks[track]
+    due = due_by_place(state, v, t)
+    for nth in range(len(order)):
+        c = found[order[nth]]
+        if t.stop >= 0 and c.station == state.stops[t.stop].station:
+            row.place_excess_seconds = (due - max(v.departed_known + c.running, now)) / 1000
+            break
+
 # %% ../../nbs/features/01a_ask.ipynb #9e7ab627
 EMPTY = np.full(1, ROW)
 
@@ -491,6 +529,7 @@ def ask(
             row.made, row.event = now, v.event
             trip_features(state, v, now, row)
             standing_features(state, v, now, row)
+            place_features(state, v, found, order, now, row)
         else:
             rows[at + nth] = rows[at]
             row.link_last_excess_seconds = NAN

@@ -328,9 +328,8 @@ def of_dates(
     def some(table):
         return table.filter(pc.is_in(table["service_date"], pa.array(dates, pa.date32())))
 
-    return replace(
-        records, stop_events=some(records.stop_events), timetable=some(records.timetable)
-    )
+    frames = ("stop_events", "timetable", "positions")
+    return replace(records, **{name: some(getattr(records, name)) for name in frames})
 
 
 @dataclass(frozen=True)
@@ -409,6 +408,7 @@ class InMemory:
             "all",
             pa.concat_tables([r.stop_events for r in some]),
             pa.concat_tables([r.timetable for r in some]),
+            positions=pa.concat_tables([r.positions for r in some]),
         )
 
 

@@ -181,16 +181,17 @@ def pieces(
     # Numba is loaded, and compiles, when examples are made: not by an import or `--help`
     from mbta_ml.features.replay import ALWAYS, gather, replayed, truth_of, warm_up, world_of
 
-    fresh, timetable = (
+    fresh, timetable, positions = (
         pa.concat_tables([getattr(r, frame) for r in records])
-        for frame in ("stop_events", "timetable")
+        for frame in ("stop_events", "timetable", "positions")
     )
     timetable = timetable.filter(pc.is_valid(timetable["stop_sequence"]))
     past = [to_schema(table, STOP_EVENTS) for table in (earlier, memory) if table is not None]
     with progress("putting records in order"):
-        world = world_of(gather([fresh, *past]), timetable)
+        located = positions.num_rows > 0
+        world = world_of(gather([fresh, *past], located), timetable, positions)
         truth, calendar = truth_of(world), calendar_of(world.events)
-    del fresh, timetable, past, earlier, memory, records  # of months they are large
+    del fresh, timetable, positions, past, earlier, memory, records  # of months they are large
     how = {
         "every_seconds": every_seconds,
         "start": 0 if start is None else int(start.timestamp() * 1000),

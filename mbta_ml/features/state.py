@@ -4,17 +4,26 @@
 
 # %% auto #0
 __all__ = ['MESSAGE', 'RUN', 'VISIT', 'STOP', 'STATION', 'LINK', 'STRETCH', 'REACHED', 'MINUTES', 'LINE', 'PASSAGE', 'AHEAD',
-           'GROWING', 'VISITS', 'STRETCHES', 'REACHES', 'LINKS', 'PASSAGES', 'PLANS', 'VALUES', 'LEAVING', 'KINDS',
-           'MOST_PLANNED', 'LEAST_ROOM', 'LONGEST_LINK_SECONDS', 'LARGEST_EXCESS', 'LONGEST_JOURNEY_SECONDS', 'State',
-           'widened', 'with_room', 'new_state', 'has_room', 'is_earlier', 'visit_about', 'more_room', 'hear_passage',
-           'link_between', 'hear_link', 'hear_excess', 'stretch_of', 'new_stretch', 'hear_platform',
-           'hear_scheduled_time', 'hear_running_time', 'hear_journey', 'hear_arrival', 'hear_departure']
+           'GROWING', 'VISITS', 'STRETCHES', 'REACHES', 'LINKS', 'PASSAGES', 'PLANS', 'VALUES', 'LEAVING', 'TRACKS',
+           'PLACED', 'KINDS', 'MOST_PLANNED', 'LEAST_ROOM', 'LONGEST_LINK_SECONDS', 'LARGEST_EXCESS',
+           'LONGEST_JOURNEY_SECONDS', 'State', 'widened', 'with_room', 'new_state', 'has_room', 'is_earlier',
+           'visit_about', 'more_room', 'hear_passage', 'link_between', 'hear_link', 'hear_excess', 'stretch_of',
+           'new_stretch', 'hear_platform', 'hear_scheduled_time', 'hear_running_time', 'hear_journey', 'hear_place',
+           'hear_position', 'hear_remaining', 'hear_places', 'hear_arrival', 'hear_departure']
 
 # %% ../../nbs/features/01_state.ipynb #2b73be3f
 from typing import NamedTuple
 
 import numpy as np
 
+from mbta_ml.features.positions import (
+    PLACE,
+    PLACES,
+    TRACK,
+    hear_movement,
+    metres,
+    place_on_way,
+)
 from mbta_ml.features.windows import (
     ABSENT,
     LATEST,
@@ -47,6 +56,9 @@ MESSAGE = record(
     stop=NONE,
     direction=NONE,  # 0 or 1
     is_departure=np.False_,
+    is_position=np.False_,
+    latitude=NAN,  # of the stop; of a position, the vehicle's
+    longitude=NAN,
     fresh=np.True_,  # not merely remembered: asked for when it departs
 )
 
@@ -56,6 +68,7 @@ RUN = record(
     last=NONE,  # the last that it was heard of
     arrived_at=NONE,  # the last with an arrival
     departed_from=NONE,  # the last with a departure
+    track=NONE,  # where its vehicle is, if positions are heard
     ticking=np.False_,  # asked for again and again until it is silent
     seen=NAN,  # when the last visit happened, its number and stop: nothing earlier is heard
     sequence=NAN,
@@ -93,6 +106,9 @@ VISIT = record(
 
 # %% ../../nbs/features/01_state.ipynb #8cbb63d4
 STOP = record(
+    station=NONE,
+    latitude=NAN,  # where it is: known with the first message about it
+    longitude=NAN,
     departed_known=NAN,  # when the last departure became known
     arrived=np.full(2, np.nan),  # of each direction, the last arrival
 )
@@ -111,6 +127,7 @@ LINK = record(
     second_excess=NAN,
     third_excess=NAN,
     current_excess=NAN,  # the median of ten beyond the usual
+    places=NONE,  # the first of its PLACES, if vehicles were followed on it
 )
 STRETCH = record(
     station=NONE,  # where it leads to
@@ -177,11 +194,16 @@ class State(NamedTuple):
     lines: np.ndarray  # the network comes first
     passages: np.ndarray
     plans: np.ndarray  # AHEAD, for runs without a timetable
+    tracks: np.ndarray  # of vehicles that are followed
+    places: np.ndarray  # of links, some after each other
     values: np.ndarray  # int32, all windows
 
 # %% ../../nbs/features/01_state.ipynb #6a35cb60
 GROWING = ("visits", "stretches", "reached", "links", "passages", "plans", "values", "leaving")
-VISITS, STRETCHES, REACHES, LINKS, PASSAGES, PLANS, VALUES, LEAVING = range(len(GROWING))
+GROWING += ("tracks", "places")
+VISITS, STRETCHES, REACHES, LINKS, PASSAGES, PLANS, VALUES, LEAVING, TRACKS, PLACED = range(
+    len(GROWING)
+)
 KINDS = {
     "runs": RUN,
     "visits": VISIT,
@@ -194,6 +216,8 @@ KINDS = {
     "lines": LINE,
     "passages": PASSAGE,
     "plans": AHEAD,
+    "tracks": TRACK,
+    "places": PLACE,
     "values": np.int32(0),
 }
 MOST_PLANNED = 4096  # stops ahead of one run
@@ -220,9 +244,9 @@ def with_room(
     "Room for what is told, and for a message more of all the rest"
     u = state.used
     longest = int(state.visits["nth"].max(initial=0)) + 1
-    kinds = ("visits", "stretches", "reached", "links", "passages")
+    kinds = ("visits", "stretches", "reached", "links", "passages", "tracks", "places")
     more = {name: max(LEAST_ROOM, 2 * longest) for name in kinds}
-    more |= {"plans": 2 * MOST_PLANNED, "values": (4 * longest + 200) * LATEST}
+    more |= {"plans": 2 * MOST_PLANNED, "values": (4 * longest + 220) * LATEST}
     rooms = many | {name: u[GROWING.index(name)] + room for name, room in more.items()}
     grown = {name: widened(getattr(state, name), KINDS[name], room) for name, room in rooms.items()}
     tables = {"stretch_keys": STRETCHES, "leaving": LEAVING, "link_keys": LINKS}
@@ -258,7 +282,9 @@ def has_room(
         and u[PASSAGES] + 1 < len(state.passages)
         and u[STRETCHES] + journeys < len(state.stretches)
         and u[REACHES] + journeys < len(state.reached)
-        and u[VALUES] + (4 * journeys + 2) * LATEST <= len(state.values)
+        and u[TRACKS] + 1 < len(state.tracks)
+        and u[PLACED] + PLACES < len(state.places)
+        and u[VALUES] + (4 * journeys + 2 + 2 * PLACES) * LATEST <= len(state.values)
         and 2 * (u[STRETCHES] + journeys) < len(state.stretch_keys.keys)
         and 2 * (u[LEAVING] + journeys) < len(state.leaving.keys)
         and 2 * (u[LINKS] + 1) < len(state.link_keys.keys)
@@ -308,6 +334,11 @@ def visit_about(
             u.second_excess,
             u.third_excess,
         )
+    if v.stop >= 0:
+        state.stops[v.stop].station = v.station
+        if not np.isnan(message.latitude):
+            state.stops[v.stop].latitude = message.latitude
+            state.stops[v.stop].longitude = message.longitude
     run.last, run.seen, run.stop = visit, message.happened, message.stop
     run.sequence = np.inf if np.isnan(message.sequence) else message.sequence
     return visit
@@ -541,6 +572,85 @@ def hear_journey(
     s.previous = state.visits[w.before].station
     hear_platform(state, stretch, w.stop)
 
+# %% ../../nbs/features/01_state.ipynb #21359164
+@compiled
+def hear_place(
+    state: State,
+    t: np.ndarray,  # TRACK
+    message: np.ndarray,  # MESSAGE, a position
+) -> None:
+    "How far a vehicle has come on its way to the next stop"
+    run = state.runs[message.run]
+    if run.last == NONE or run.departed_from != run.last:
+        return
+    v = state.visits[run.last]
+    if t.nth != v.nth or t.stop != message.stop:
+        t.nth, t.stop, t.place, t.entered[:] = v.nth, message.stop, NONE, np.nan
+    if v.stop < 0 or v.station < 0 or message.stop < 0:
+        return
+    behind, ahead = state.stops[v.stop], state.stops[message.stop]
+    left = metres(message.latitude, message.longitude, ahead.latitude, ahead.longitude)
+    whole = metres(behind.latitude, behind.longitude, ahead.latitude, ahead.longitude)
+    place = place_on_way(left, whole)
+    if place > t.place:
+        t.place, t.entered[place] = place, message.happened
+
+
+@compiled
+def hear_position(
+    state: State,
+    message: np.ndarray,  # MESSAGE, a position
+) -> None:
+    "It is known where a vehicle is"
+    run = state.runs[message.run]
+    if run.track == NONE:
+        run.track = state.used[TRACKS]
+        state.used[TRACKS] += 1
+    t = state.tracks[run.track]
+    if message.happened <= t.heard:
+        return
+    hear_movement(t, message.happened, message.latitude, message.longitude)
+    hear_place(state, t, message)
+
+# %% ../../nbs/features/01_state.ipynb #19164316
+@compiled
+def hear_remaining(
+    state: State,
+    place: int,  # of `places`
+    took: float,  # milliseconds, from the place to the stop
+) -> None:
+    "What a vehicle took from a place on"
+    p = state.places[place]
+    if p.seen >= p.room and p.room < LATEST:
+        p.start, p.room = more_room(state, p.start, p.room, 1)
+    values, start, room, seen = state.values, p.start, p.room, p.seen
+    counted = push(values, start, room, seen, min(seen, LATEST), np.int32(took))
+    p.usual, p.seen = quantile(values, start + room, counted, 0.5), seen + 1
+
+
+@compiled
+def hear_places(
+    state: State,
+    visit: int,  # that has just arrived
+) -> None:
+    "A vehicle that was followed has come to the end of a link"
+    v = state.visits[visit]
+    track = state.runs[v.run].track
+    if track == NONE or v.before == NONE:
+        return
+    t, u = state.tracks[track], state.visits[v.before]
+    if t.place == NONE or t.nth != u.nth or t.stop != v.stop:
+        return
+    k = state.links[link_between(state, u.station, v.stop)]
+    if k.places == NONE:
+        k.places = state.used[PLACED]
+        state.used[PLACED] += PLACES
+    for n in range(PLACES):
+        took = v.arrived - t.entered[n]
+        if 0 <= took < LONGEST_LINK_SECONDS * 1000:  # never where it was not seen to enter
+            hear_remaining(state, k.places + n, took)
+    t.place = NONE
+
 # %% ../../nbs/features/01_state.ipynb #aad40c0d
 @compiled
 def hear_arrival(
@@ -561,6 +671,7 @@ def hear_arrival(
             state.stations[v.station].arrived[v.direction] = v.arrived
             state.stations[v.station].run[v.direction] = v.run
     hear_link(state, visit)
+    hear_places(state, visit)
     earlier = run.first
     while earlier != visit:
         if not np.isnan(state.visits[earlier].departed_known):

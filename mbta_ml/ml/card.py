@@ -36,6 +36,7 @@ FEATURE_GROUPS = {  # heading → the names, or how they begin
         "elapsed_seconds",
         "standing_seconds",
         "progress_",
+        "place_",
     ),
     "the vehicles ahead of it": ("headway_seconds", "gap_seconds", "way_", "link_"),
     "the line and the network": ("line_", "network_"),

@@ -6,7 +6,7 @@
 __all__ = ['Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
            'cancelled_and_skipped', 'hear_facts', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'publication']
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #c1a62096
+# %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..features.ask import ROW
-from ..features.columns import NUMBERS, SILENCE_SECONDS, mode
+from ..features.columns import NUMBERS, POSITION_FEATURES, SILENCE_SECONDS, mode
 from ..features.examples import minute_of_day
-from ..features.replay import Task
+from ..features.replay import Task, merged
 from ..features.state import MESSAGE
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
     event_of,
     hear_fact,
+    hear_positions,
     key_of,
     new_replay,
     remember,
@@ -38,7 +39,7 @@ from mbta_ml.realtime.messages import (
 from .tracker import Fact, Known, Run, Tracker, hear_snapshot, was_added
 from ..sources.gtfs_realtime import SILENT_SECONDS
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #a715900c
+# %% ../../nbs/realtime/04a_forecaster.ipynb #f0c59725
 class Answers(NamedTuple):
     "What is expected, row for row"
 
@@ -130,7 +131,7 @@ def named_frame(
         station_id=[stations[number] for number in rows["station"]],
     )
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #e5e888d5
+# %% ../../nbs/realtime/04a_forecaster.ipynb #a8b99cb3
 @dataclass
 class Ahead:
     "What is expected of one run"
@@ -154,6 +155,7 @@ class Forecaster:
     ):
         self.model, self.every_seconds = model, every_seconds
         self.tracker, self.names, self.replay = Tracker(known), Names(), new_replay()
+        self.tracker.follows = bool(POSITION_FEATURES & {*(getattr(model, "features", None) or ())})
         self.events: list[Event | None] = []
         self.carried = Carried()
         self.board: dict[tuple, Ahead] = {}
@@ -179,7 +181,7 @@ class Forecaster:
             self.names.stations.of(station)
         self.tracker.known, self.timetable = known, timetable_of(known.calls, self.names)
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #034fc12b
+# %% ../../nbs/realtime/04a_forecaster.ipynb #d57ca04e
 def hear_updates(
     forecaster: Forecaster,
     snapshot: Snapshot,
@@ -207,7 +209,7 @@ def cancelled_and_skipped(
                 skipped.setdefault(trip, set()).add(update.stop_id)
     return off, skipped
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #03a35517
+# %% ../../nbs/realtime/04a_forecaster.ipynb #8a8f3120
 def hear_facts(
     forecaster: Forecaster,
     facts: list[Fact],
@@ -217,6 +219,9 @@ def hear_facts(
     for message, fact in zip(messages, facts):
         event = event_of(forecaster.tracker.known, fact)
         hear_fact(forecaster.names, fact, event, message)
+        place = forecaster.tracker.known.places.get(fact.visit.stop_id)
+        if place:
+            message.latitude, message.longitude = place
         if message.event == len(forecaster.events):
             forecaster.events.append(event)
         elif forecaster.events[message.event] is None:
@@ -234,6 +239,9 @@ def hear(
         return None
     facts = hear_snapshot(forecaster.tracker, snapshot)
     messages = hear_facts(forecaster, facts)
+    if forecaster.tracker.positions:
+        positions = hear_positions(forecaster.names, forecaster.tracker.positions)
+        messages, forecaster.tracker.positions = merged(messages, positions), []
     every, end = 1000.0 * (forecaster.every_seconds or 0), np.ceil(1000 * snapshot.recorded_at) + 1
     task = Task(every, 0.0, end, np.zeros(0, np.bool_), False)
     rows = forecaster.replay.hear(forecaster.names, messages, forecaster.timetable, task)
@@ -248,7 +256,7 @@ def hear(
             reach(forecaster, fact)
     return found
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #c0d3532a
+# %% ../../nbs/realtime/04a_forecaster.ipynb #2c3792d7
 def reach(
     forecaster: Forecaster,
     fact: Fact,  # an arrival
@@ -298,7 +306,7 @@ def show(
                 )
         forecaster.board[key_of(event.run)] = ahead
 
-# %% ../../nbs/realtime/04a_forecaster.ipynb #74c41a7f
+# %% ../../nbs/realtime/04a_forecaster.ipynb #2b23eb84
 def forecast_of(
     forecaster: Forecaster,
     ahead: Ahead,

@@ -7,7 +7,7 @@ __all__ = ['VISIT_FIELDS', 'RUN_FIELDS', 'values_of_visit', 'values_of_run', 'ke
            'renumber_runs', 'on_timetable', 'renew_timetable', 'key_out', 'key_in', 'run_out', 'run_in', 'tracker_out',
            'tracker_in', 'own_timetable', 'names_out', 'event_out', 'event_in', 'content_of', 'save', 'load']
 
-# %% ../../nbs/realtime/04b_saved.ipynb #5e9c114e
+# %% ../../nbs/realtime/04b_saved.ipynb #ff28f460
 from dataclasses import fields
 from datetime import date
 from operator import attrgetter
@@ -34,7 +34,7 @@ from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
 from .tracker import Known, Run, Tracker, Visit
 
-# %% ../../nbs/realtime/04b_saved.ipynb #ef6329cb
+# %% ../../nbs/realtime/04b_saved.ipynb #61025f69
 def kept_numbers(
     numbers: Numbers,
     places: np.ndarray,  # of each number: the new one, NONE where it has gone
@@ -96,7 +96,7 @@ def renumber_runs(
     "Stop events are known by their run's new number"
     events.number = {(int(runs[run]), *stop): n for (run, *stop), n in events.number.items()}
 
-# %% ../../nbs/realtime/04b_saved.ipynb #50e0a6af
+# %% ../../nbs/realtime/04b_saved.ipynb #af73fe3d
 def on_timetable(
     state: State,
     begins: np.ndarray,  # of each trip of the old timetable, and of one after the last
@@ -130,7 +130,7 @@ def renew_timetable(
     new, numbers = forecaster.timetable, forecaster.names.trips.number
     on_timetable(forecaster.replay.state, begins, trips, new, numbers)
 
-# %% ../../nbs/realtime/04b_saved.ipynb #7341b4ab
+# %% ../../nbs/realtime/04b_saved.ipynb #51bbc3be
 def key_out(key: tuple) -> list:
     "A key whose first part is a date, as JSON has it"
     return [key[0].isoformat(), *key[1:]]
@@ -195,7 +195,7 @@ def tracker_in(plain: dict, known: Known) -> Tracker:
         setattr(tracker, name, plain[name])
     return tracker
 
-# %% ../../nbs/realtime/04b_saved.ipynb #aa7dea01
+# %% ../../nbs/realtime/04b_saved.ipynb #ba0713ee
 def own_timetable(
     forecaster: Forecaster,
 ) -> tuple[State, Timetable, list[tuple]]:
@@ -303,6 +303,7 @@ def load(
         on_timetable(state, own["begins"], trips, found.timetable, names.trips.number)
     kinds = (np.int64, np.float64, np.int32, np.int32)
     cursor = Cursor(*(np.array(a, kind) for a, kind in zip(plain["cursor"], kinds)))
+    tracker.follows = found.tracker.follows
     found.tracker, found.replay.state, found.replay.cursor = tracker, state, cursor
     found.events = [event_in(event, tracker) for event in plain["events"]]
     found.carried.at_departure = {

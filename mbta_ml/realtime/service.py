@@ -58,7 +58,7 @@ def by_timetable(
 
 BESIDE = {  # what lies beside an archived feed, as the four tables have it
     "stops": """SELECT id, nullif(parent_station, '') AS parent_station, name,
-      CAST(vehicle_type AS INTEGER) AS vehicle_type FROM ({given})""",
+      CAST(vehicle_type AS INTEGER) AS vehicle_type, latitude, longitude FROM ({given})""",
     "trips": """SELECT id, nullif(route_id, '') AS route_id,
       CAST(direction_id AS INTEGER) AS direction_id FROM ({given})""",
     "routes": "SELECT id, CAST(route_type AS INTEGER) AS route_type FROM ({given})",
@@ -77,10 +77,11 @@ def by_archive(
                 rows[name] = con.sql(query.format(given=_selected(path, name))).fetchall()
     stops = rows["stops"]
     stations = {stop: parent for stop, parent, *_ in stops if parent}
-    kinds = {stop: kind for stop, _, _, kind in stops if kind is not None}
+    kinds = {stop: kind for stop, _, _, kind, *_ in stops if kind is not None}
+    where = {stop: (*place,) for stop, _, _, _, *place in stops if None not in place}
     trips = {trip: (route, direction) for trip, route, direction in rows["trips"]} or None
-    known = Known(stations, kinds, dict(rows["routes"]), trips)
-    return Beforehand(known, Places(stations, {stop: name for stop, _, name, _ in stops}))
+    known = Known(stations, kinds, dict(rows["routes"]), trips, places=where)
+    return Beforehand(known, Places(stations, {stop: name for stop, _, name, *_ in stops}))
 
 
 def by_memory(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ZONE', 'ANNOUNCED_ALREADY', 'NOT_FOR_PASSENGERS', 'SIX_HOURS', 'Call', 'Known', 'calls_in', 'Calls', 'known_of',
            'clock_day', 'stated_day', 'is_near', 'unusable', 'Visit', 'Run', 'hear_visit', 'Passage', 'passages',
-           'Fact', 'arrival_of', 'departure_of', 'backwards', 'Tracker', 'run_id', 'service_day', 'run_about',
-           'was_added', 'is_bus_stop', 'call_of', 'first_of_trip', 'changed_platform', 'facts_of', 'take_in',
-           'in_order', 'conclude', 'hear_snapshot']
+           'Fact', 'arrival_of', 'departure_of', 'backwards', 'Position', 'Tracker', 'run_id', 'service_day',
+           'run_about', 'was_added', 'is_bus_stop', 'call_of', 'first_of_trip', 'changed_platform', 'facts_of',
+           'is_placed', 'take_in', 'in_order', 'conclude', 'hear_snapshot']
 
-# %% ../../nbs/realtime/03_tracker.ipynb #c30c9500
+# %% ../../nbs/realtime/03_tracker.ipynb #d9653758
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ from ..clock import BOSTON
 from .messages import Ping, Snapshot
 from ..sources.records import TIMETABLE, to_schema
 
-# %% ../../nbs/realtime/03_tracker.ipynb #f6c4a82c
+# %% ../../nbs/realtime/03_tracker.ipynb #f31aab97
 class Call(NamedTuple):
     "One stop of a trip in a timetable"
 
@@ -49,8 +49,9 @@ class Known:
     trips: dict[str, tuple] | None = None  # → route, direction; None: there is no list of trips
     # (service date, trip) → its stops; None: there is no timetable
     calls: Mapping[tuple[date, str], list[Call]] | None = None
+    places: dict[str, tuple[float, float]] = field(default_factory=dict)  # stop → degrees
 
-# %% ../../nbs/realtime/03_tracker.ipynb #82916704
+# %% ../../nbs/realtime/03_tracker.ipynb #b9989aa0
 def calls_in(
     table: pa.Table,  # `TIMETABLE`, the stops of one trip in order
 ) -> list[Call]:
@@ -105,7 +106,7 @@ class Calls(Mapping):
     def __len__(self) -> int:
         return len(self.places)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #e6db03f7
+# %% ../../nbs/realtime/03_tracker.ipynb #3bf477b3
 def known_of(
     tables: dict,  # of the four: `stop`, `trip`; and `schedule`, where there is a timetable
     route_kinds: dict[str, int] | None = None,  # route → GTFS route_type
@@ -121,9 +122,11 @@ def known_of(
         table = schedule.rename_columns([named.get(n, n) for n in schedule.column_names])
         station = [stations.get(stop_id, stop_id) for stop_id in table["stop_id"].to_pylist()]
         calls = Calls(to_schema(table.append_column("station_id", pa.array(station)), TIMETABLE))
-    return Known(stations, kinds, route_kinds or {}, trips, calls)
+    places = dict(zip(stop["id"], zip(stop.get("latitude", ()), stop.get("longitude", ()))))
+    places = {i: place for i, place in places.items() if None not in place}
+    return Known(stations, kinds, route_kinds or {}, trips, calls, places)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #e1fc65aa
+# %% ../../nbs/realtime/03_tracker.ipynb #c16d9196
 ZONE = ZoneInfo(BOSTON)
 
 
@@ -155,7 +158,7 @@ def is_near(
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp()
     return -7200 <= instant - midnight <= 180_000
 
-# %% ../../nbs/realtime/03_tracker.ipynb #d8d8e743
+# %% ../../nbs/realtime/03_tracker.ipynb #2757cc51
 ANNOUNCED_ALREADY = ("SCHEDULED", "CANCELED", "DELETED", "UNSCHEDULED")
 NOT_FOR_PASSENGERS = ("NON_REVENUE", "false")
 
@@ -178,7 +181,7 @@ def unusable(
         return "not for passengers"
     return ""
 
-# %% ../../nbs/realtime/03_tracker.ipynb #9c19b2b7
+# %% ../../nbs/realtime/03_tracker.ipynb #1aabdd52
 @dataclass(slots=True)
 class Visit:
     "A stop of a run, as far as it is known"
@@ -208,7 +211,7 @@ class Run:
     label: str | None = None
     updated_at: float = 0.0  # when its vehicle was last heard of
 
-# %% ../../nbs/realtime/03_tracker.ipynb #eaa66963
+# %% ../../nbs/realtime/03_tracker.ipynb #4cdfb58b
 def hear_visit(
     run: Run,
     ping: Ping,
@@ -236,7 +239,7 @@ def hear_visit(
             visit.stood_at = min(visit.stood_at, ping.updated_at)
     return news
 
-# %% ../../nbs/realtime/03_tracker.ipynb #426da8bf
+# %% ../../nbs/realtime/03_tracker.ipynb #4926a5df
 class Passage(NamedTuple):
     "A visit among those before and after it"
 
@@ -265,7 +268,7 @@ def passages(
         after = visit.seen_known if after is None else min(after, visit.seen_known)
     return found[::-1]
 
-# %% ../../nbs/realtime/03_tracker.ipynb #0c952a9a
+# %% ../../nbs/realtime/03_tracker.ipynb #3742fb6a
 class Fact(NamedTuple):
     "An arrival or a departure, when it became known"
 
@@ -306,7 +309,7 @@ def departure_of(
         return None
     return max(passage.left_at, arrived[0] if arrived else passage.left_at), passage.left_known
 
-# %% ../../nbs/realtime/03_tracker.ipynb #81a432d7
+# %% ../../nbs/realtime/03_tracker.ipynb #f3c0321b
 def backwards(
     arrivals: list[tuple[float, float] | None],  # along a run: when, and when known
 ) -> set[int]:  # places of those that go
@@ -328,7 +331,18 @@ def backwards(
     }
     return early | late
 
-# %% ../../nbs/realtime/03_tracker.ipynb #f786bffa
+# %% ../../nbs/realtime/03_tracker.ipynb #c7c6b4ce
+class Position(NamedTuple):
+    "Where the vehicle of a run is, when it became known"
+
+    known: float
+    happened: float
+    run: Run
+    stop_id: str  # which it heads for
+    latitude: float
+    longitude: float
+
+
 class Tracker:
     "Pings become arrivals and departures"
 
@@ -337,6 +351,8 @@ class Tracker:
         known: Known | None = None,
     ):
         self.known = known or Known()
+        self.follows = False  # whether positions between stops are wanted
+        self.positions: list[Position] = []  # that have become known, until somebody takes them
         self.runs: dict[tuple, Run] = {}
         self.run_of: dict[str, tuple] = {}  # vehicle → the run that it was last heard on
         self.last: dict[str, Ping] = {}  # vehicle → its last ping, without when it was recorded
@@ -348,7 +364,7 @@ class Tracker:
         self.heard_at = 0.0
         self.count = 0
 
-# %% ../../nbs/realtime/03_tracker.ipynb #684c6709
+# %% ../../nbs/realtime/03_tracker.ipynb #cfe5e163
 def run_id(
     tracker: Tracker,
     ping: Ping,
@@ -365,7 +381,7 @@ def run_id(
     first = tracker.first_start.setdefault((ping.trip_id, day), start)
     return ping.trip_id if start == first else named
 
-# %% ../../nbs/realtime/03_tracker.ipynb #5d6b6203
+# %% ../../nbs/realtime/03_tracker.ipynb #9cd67a22
 SIX_HOURS = 6 * 3600
 
 
@@ -391,7 +407,7 @@ def service_day(
         else day
     )
 
-# %% ../../nbs/realtime/03_tracker.ipynb #59b788fd
+# %% ../../nbs/realtime/03_tracker.ipynb #70791836
 def run_about(
     tracker: Tracker,
     ping: Ping,
@@ -429,7 +445,7 @@ def was_added(
         unlisted = known.trips is not None and run.trip_id.partition("@")[0] not in known.trips
     return unlisted or run.trip_id.startswith("ADDED-")
 
-# %% ../../nbs/realtime/03_tracker.ipynb #6fe8a8c9
+# %% ../../nbs/realtime/03_tracker.ipynb #69723413
 def is_bus_stop(
     tracker: Tracker,
     stop_id: str,
@@ -480,7 +496,7 @@ def changed_platform(
         for other in run.visits.values()
     )
 
-# %% ../../nbs/realtime/03_tracker.ipynb #671f5a5b
+# %% ../../nbs/realtime/03_tracker.ipynb #f4891f18
 def facts_of(
     tracker: Tracker,
     run: Run,
@@ -512,7 +528,16 @@ def facts_of(
         if left:
             yield Fact(left[1], left[0], True, run, visit, station, call and call.departure)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #2a2a424f
+# %% ../../nbs/realtime/03_tracker.ipynb #85b8ac52
+def is_placed(
+    ping: Ping,
+) -> bool:
+    "Whether a ping says where it is, and that is in New England"
+    if ping.latitude is None or ping.longitude is None:
+        return False
+    return 40 <= ping.latitude <= 45 and -75 <= ping.longitude <= -68
+
+
 def take_in(
     tracker: Tracker,
     ping: Ping,
@@ -529,6 +554,9 @@ def take_in(
         return None
     run.updated_at, run.label = max(run.updated_at, ping.updated_at), ping.label
     tracker.run_of[run.vehicle_id] = run.service_date, run.trip_id, run.vehicle_id
+    if tracker.follows and is_placed(ping):
+        where = ping.stop_id, ping.latitude, ping.longitude
+        tracker.positions.append(Position(known, ping.updated_at, run, *where))
     return run if hear_visit(run, ping, known) else None
 
 
@@ -566,7 +594,7 @@ def conclude(
                 found.append(fact)
     return in_order(found)
 
-# %% ../../nbs/realtime/03_tracker.ipynb #99f30ce6
+# %% ../../nbs/realtime/03_tracker.ipynb #3d89073d
 def hear_snapshot(
     tracker: Tracker,
     snapshot: Snapshot,

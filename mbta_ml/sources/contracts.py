@@ -385,6 +385,29 @@ CONTRACTS |= {
             {"route_id": 0.1, "direction_id": 0.1},
             ("service_date", "trip_id", "stop_id", "stop_sequence"),
         ),
+        Contract(
+            "positions",
+            {
+                **{name: _VISIT[name] for name in ("service_date", "trip_id", "vehicle_id")},
+                **{name: _VISIT[name] for name in ("stop_id", "stop_sequence")},
+                "current_status": TEXT,
+                "latitude": NUMBER,
+                "longitude": NUMBER,
+                "happened": TIME,
+                "known": TIME,
+            },
+            (
+                *_present("service_date", "latitude", "longitude", "happened", "known"),
+                *_known("trip_id", "stop_id"),
+                _SERVICE_DATE,
+                within("stop_sequence", 0, 100000),
+                *_PLACE,
+                _near("happened", 2, 50),
+                _in_order("happened", "known"),
+            ),
+            {},
+            ("service_date", "trip_id", "stop_id"),
+        ),
     )
 }
 

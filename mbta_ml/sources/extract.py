@@ -23,11 +23,23 @@ from .. import __version__
 from .archive import spans
 from .gtfs_realtime import OFFICIAL, LiveRecords
 from ..clock import INSTANT, service_date
-from .records import STOP_EVENTS, TIMETABLE, Records, known_before, records_of
+from mbta_ml.sources.records import (
+    POSITIONS,
+    STOP_EVENTS,
+    TIMETABLE,
+    Records,
+    known_before,
+    records_of,
+)
 from ..files import atomic_path, read_json, whole_folder, write_json
 
 # %% ../../nbs/sources/09_extract.ipynb #37879400
-FRAMES = {"stop_events": STOP_EVENTS, "timetable": TIMETABLE, "official": OFFICIAL}
+FRAMES = {
+    "stop_events": STOP_EVENTS,
+    "timetable": TIMETABLE,
+    "official": OFFICIAL,
+    "positions": POSITIONS,  # an extract of an earlier version has none
+}
 
 
 def _last_heard(events: pa.Table) -> pa.ChunkedArray:
@@ -54,6 +66,7 @@ def gathered(
     heard = {
         "stop_events": _last_heard(frames["stop_events"]),
         "official": frames["official"]["recorded_at"],
+        "positions": frames["positions"]["known"],
     }
     since = {name: pc.greater_equal(at, moment) for name, at in heard.items()}
     since["timetable"] = pc.greater_equal(frames["timetable"]["service_date"], pa.scalar(day))
@@ -254,7 +267,7 @@ def _check_complete(about: dict, place: Path):
     counts = counts and all(type(n) is int and n >= 0 for n in (*rows.values(), *dropped.values()))
     if (
         not counts
-        or not set(FRAMES) <= set(rows)
+        or not set(FRAMES) - {"positions"} <= set(rows)
         or not all(isinstance(about.get(name), bool) for name in ("synthetic", "tracked"))
     ):
         raise ValueError(
@@ -282,12 +295,14 @@ def _about_of(file: pq.ParquetFile, path: Path) -> dict:
     return about
 
 
-def _opened(path: Path) -> tuple[dict, dict]:
+def _opened(path: Path, positions: bool = True) -> tuple[dict, dict]:
     "The frames of an extract, and what it says of itself"
     if (path / ABOUT).is_file() and (about := read_json(path / ABOUT)):
         _check_complete(about, path / ABOUT)
         return {
-            name: _read_frame(_place(path, name), schema) for name, schema in FRAMES.items()
+            name: _read_frame(_place(path, name), schema)
+            for name, schema in FRAMES.items()
+            if positions or name != "positions"
         }, about
     if path.is_file():
         file = _opened_parquet(path)
@@ -305,25 +320,30 @@ def read_extract(
     to: pd.Timestamp | None = None,  # cut here; None: nothing is cut
     source: str = "",  # what the records are called; empty: `stop_events:` and the path
     quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
+    positions: bool = False,  # also where vehicles were, if it holds that
 ) -> Records:
     "An extract as records"
-    source, (frames, about) = source or f"stop_events:{path}", _opened(Path(path).expanduser())
+    source = source or f"stop_events:{path}"
+    frames, about = _opened(Path(path).expanduser(), positions)
     for name, table in frames.items():
-        if table.num_rows != (written := about["rows"][name]):
+        if table.num_rows != (written := about["rows"].get(name, 0)):
             raise ValueError(
                 f"{path} holds {table.num_rows:,} rows of {name}; expected {written:,}, which were"
                 " written; extract the source again"
             )
     frames = {name: frames.get(name, schema.empty_table()) for name, schema in FRAMES.items()}
     if to is not None:
-        known_by_then = pc.less(frames["official"]["recorded_at"], pa.scalar(to, INSTANT))
-        frames |= {
-            "stop_events": known_before(frames["stop_events"], to),
-            "official": frames["official"].filter(known_by_then),
-        }
+        frames["stop_events"] = known_before(frames["stop_events"], to)
+        for name, learned in (("official", "recorded_at"), ("positions", "known")):
+            by_then = pc.less(frames[name][learned], pa.scalar(to, INSTANT))
+            frames[name] = frames[name].filter(by_then)
     held = records_of(
         source,
-        {"stop events": frames["stop_events"], "timetable": frames["timetable"]},
+        {
+            "stop events": frames["stop_events"],
+            "timetable": frames["timetable"],
+            "positions": frames["positions"],
+        },
         about["dropped"],
         quarantine,
         about["synthetic"],
@@ -358,6 +378,7 @@ def summary(
             for name, words in (
                 ("timetable", "rows of the timetable"),
                 ("official", "predictions of the MBTA"),
+                ("positions", "positions between stops"),
             )
             if frames[name].num_rows
         ],

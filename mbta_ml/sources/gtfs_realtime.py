@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..config import Settings
 from .gtfs_zip import database
@@ -128,6 +129,7 @@ def _stop_events(
     source: str,
     quarantine: Path | None = None,
     timetable: Path | None = None,
+    positions: bool = False,
 ) -> tuple[Records, pa.Table]:
     "The stop events of a feed, and which run of each trip and date keeps the trip's name"
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +141,9 @@ def _stop_events(
             announced, first_starts = (
                 con.sql(f"FROM {name}").to_arrow_table() for name in ("announced", "first_starts")
             )
-        found = read_tables(path, Settings(), to, source, quarantine=quarantine)
+        found = read_tables(
+            path, Settings(), to, source, quarantine=quarantine, positions=positions
+        )
         with database(path, read_only=True) as con:
             con.register("announced", announced).register("first_starts", first_starts)
             events, blanked = _mended(con, found.stop_events)
@@ -152,7 +156,12 @@ def _stop_events(
         **blanked,
         **{reason: n + dropped.get(reason, 0) for reason, n in found.dropped.items()},
     }
-    made = records_of(source, {"stop events": events}, dropped, quarantine, tracked=found.tracked)
+    frames = {"stop events": events}
+    if positions:
+        stop = pc.replace_substring_regex(found.positions["stop_id"], MARK, "")
+        place = found.positions.schema.get_field_index("stop_id")
+        frames["positions"] = found.positions.set_column(place, "stop_id", stop)
+    made = records_of(source, frames, dropped, quarantine, tracked=found.tracked)
     return replace(made, starts=starts.cast(STARTS)), first_starts
 
 # %% ../../nbs/sources/06_gtfs_realtime.ipynb #3d4bcdab
@@ -279,10 +288,13 @@ def read_gtfs_rt(
     quarantine: Path | None = None,  # where records that break a rule go; None: they are an error
     # a GTFS zip that knows the stops, trips, routes and dates which the feed leaves out
     timetable: Path | None = None,
+    positions: bool = False,  # also where vehicles were between stops
 ) -> LiveRecords:  # without a timetable: there are no stop times in a feed
     "Stop events and official predictions from archived GTFS-Realtime"
     folders = directories(pattern)
-    found, first_starts = _stop_events(folders, to, f"gtfs_rt:{pattern}", quarantine, timetable)
+    found, first_starts = _stop_events(
+        folders, to, f"gtfs_rt:{pattern}", quarantine, timetable, positions
+    )
     official, unused = _official(folders, to, first_starts, timetable)
     dropped = dict(sorted({**found.dropped, **unused}.items()))
     return LiveRecords(
@@ -294,6 +306,7 @@ def read_gtfs_rt(
         starts=found.starts,
         stops=_stop_names(folders[0]),
         official=official,
+        positions=found.positions,
     )
 
 # %% ../../nbs/sources/06_gtfs_realtime.ipynb #827418e3

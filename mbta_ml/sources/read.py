@@ -41,18 +41,20 @@ def read_source(
     "Read one source as it stood at `to`"
     kind, _, where = uri.partition(":")
     days = lambda fetch: fetch(*parse_dates(where), settings) if looks_like_dates(where) else where
+    places = bool(settings.positions)
     if kind == "sample" and not where:
-        return read_tables(ensure_sample(settings), settings, to, uri, quarantine=quarantine)
+        sample = ensure_sample(settings)
+        return read_tables(sample, settings, to, uri, quarantine=quarantine, positions=places)
     readers = {
         "bigquery": lambda: read_bigquery(where, settings, start, to, uri, quarantine=quarantine),
         "duckdb": lambda: read_tables(
-            Path(where).expanduser(), settings, to, uri, quarantine=quarantine
+            Path(where).expanduser(), settings, to, uri, quarantine=quarantine, positions=places
         ),
         "lamp": lambda: read_lamp(days(lamp_days), to, uri, quarantine),
         "lamp_bus": lambda: read_lamp_bus(days(lamp_bus_days), to, uri, quarantine),
         "bus": lambda: read_bus(where, to, quarantine),
-        "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine, timetable),
-        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri, quarantine),
+        "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine, timetable, places),
+        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri, quarantine, places),
     }
     if kind not in readers or not where:
         raise ValueError(f"--source {uri!r} is not a source; expected one of {KINDS}")
