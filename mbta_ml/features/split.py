@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'SHORT_MARGIN_SECONDS', 'GAP_DAYS', 'boundaries', 'settled', 'between', 'split_series', 'series_of', 'split',
-           'minutes_of', 'rests_on', 'series_in']
+           'minutes_of', 'trips_of', 'rests_on', 'series_in']
 
 # %% ../../nbs/features/03_split.ipynb #e076e6a9
 import numpy as np
@@ -126,6 +126,13 @@ def minutes_of(
     return float((spans["max"] - spans["min"]).dt.total_seconds().sum() / 60)
 
 
+def trips_of(
+    made: pd.DataFrame,  # examples
+) -> int:
+    "How many trips they are of, each date for itself"
+    return len(made[["service_date", "trip_id"]].drop_duplicates())
+
+
 def rests_on(
     parts: dict[str, pd.DataFrame],  # examples, as from `split`
 ) -> str | None:  # None: on a day or more
@@ -134,11 +141,11 @@ def rests_on(
     if minutes >= 1440:
         return None
     ahead = {part: parts[part]["lookup_seconds"].max() / 60 for part in ("all", "test")}
-    rides = f" of {made['trip_id'].nunique():,} trips" if "trip_id" in made else ""
     return (
-        f"It rests on {minutes:.0f} minutes of records: fitted on {len(made):,} examples{rides} up"
-        f" to {ahead['all']:.0f} minutes ahead, judged on {len(parts['test']):,} up to"
-        f" {ahead['test']:.0f} minutes ahead. Of other hours, and of longer ways, it knows nothing"
+        f"It rests on {minutes:.0f} minutes of records: fitted on {len(made):,} examples of"
+        f" {trips_of(made):,} trips up to {ahead['all']:.0f} minutes ahead, judged on"
+        f" {len(parts['test']):,} up to {ahead['test']:.0f} minutes ahead. Of other hours, and of"
+        " longer ways, it knows nothing"
     )
 
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_ROUNDS', 'OBJECTIVES', 'PATIENCE', 'SPACE', 'SEARCH_ROUNDS', 'BOUNDS', 'PARAMETERS', 'STEP',
-           'LITTLE_MINUTES', 'LITTLE', 'LITTLE_ROUNDS', 'CHOSEN_FOR_LITTLE', 'JOB', 'rows_of', 'booster_params',
-           'counting', 'Fit', 'boost', 'fit', 'shared', 'Boosting', 'with_band', 'fitted_in_memory', 'train',
-           'best_line', 'base_params', 'is_little', 'fitted_from_disk', 'fitting_of', 'learn', 'main', 'look_ahead']
+           'LITTLE_MINUTES', 'LITTLE_TRIPS', 'LITTLE', 'LITTLE_ROUNDS', 'CHOSEN_FOR_LITTLE', 'JOB', 'rows_of',
+           'booster_params', 'counting', 'Fit', 'boost', 'fit', 'shared', 'Boosting', 'with_band', 'fitted_in_memory',
+           'train', 'best_line', 'base_params', 'is_little', 'little_params', 'fitted_from_disk', 'fitting_of', 'learn',
+           'main', 'look_ahead']
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #7339adca
 import math
@@ -23,7 +24,7 @@ from ..authenticate import compute
 from ..cli import command
 from ..config import Settings
 from ..features.examples import examples
-from ..features.split import minutes_of
+from ..features.split import minutes_of, trips_of
 from .job import Job, JobConfig, Lesson, Parameters, lesson_of
 from .on_workers import fitted_on_workers
 from mbta_ml.ml.out_of_core import (
@@ -92,6 +93,7 @@ BOUNDS = {
     "gamma": Range(0, 1e6),
     "max_delta_step": Range(0, 1e6),
     "huber_slope": Range(1e-3, 1e6),
+    "base_score": Range(-3600, 3600),
     "objective": OBJECTIVES,
     "grow_policy": ("depthwise", "lossguide"),
     "tree_method": ("hist",),
@@ -336,9 +338,14 @@ def best_line(
     )
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #be49c11c
-LITTLE_MINUTES = 180
-LITTLE = {"max_depth": 4, "eta": 0.05, "min_child_weight": 40.0}
+LITTLE_MINUTES, LITTLE_TRIPS = 180, 200
+LITTLE = {"max_depth": 4, "min_child_weight": 40.0, "base_score": 0.0}
 LITTLE_ROUNDS = 40
+CHOSEN_FOR_LITTLE = (
+    f"Less than {LITTLE_MINUTES // 60} hours, or {LITTLE_TRIPS} trips, are too little to choose by:"
+    f" {LITTLE_ROUNDS} rounds of shallow trees, whatever the validation part says, and the fewer"
+    " the trips, the closer to lookup"
+)
 
 
 def base_params(
@@ -352,15 +359,17 @@ def is_little(
     lesson: Lesson,
     config: JobConfig,
 ) -> bool:
-    "Whether there is too little time to choose by, and nobody has chosen"
-    given = config.params or config.trials
-    return not given and minutes_of(lesson.parts["all"]) < LITTLE_MINUTES
+    "Whether there is too little to choose by, and nobody has chosen"
+    made, given = lesson.parts["all"], config.params or config.trials
+    return not given and (minutes_of(made) < LITTLE_MINUTES or trips_of(made) < LITTLE_TRIPS)
 
 
-CHOSEN_FOR_LITTLE = (
-    f"Less than {LITTLE_MINUTES // 60} hours are too little to choose by: shallow trees of many"
-    f" rows a leaf, {LITTLE_ROUNDS} rounds of them at least, whatever the validation part says"
-)
+def little_params(
+    lesson: Lesson,
+) -> dict:
+    "Shallow trees that begin at lookup, and go the less far from it the fewer trips there were"
+    trips = trips_of(lesson.parts["all"])
+    return {**LITTLE, "eta": 0.05 * trips**2 / (trips**2 + 150**2)}
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #21f52329
 def fitted_from_disk(
@@ -416,8 +425,8 @@ def learn(
     "Search if that is wanted, then train"
     config, parts = work.config, work.lesson.parts
     little = is_little(work.lesson, config)
-    params = base_params(config) | (LITTLE if little else {})
-    rounds, trials = params.pop("rounds", MOST_ROUNDS), []
+    params = base_params(config) | (little_params(work.lesson) if little else {})
+    rounds, trials = params.pop("rounds", LITTLE_ROUNDS if little else MOST_ROUNDS), []
     if config.trials:
         rounds, features = SEARCH_ROUNDS, chosen_features(parts["train"])
         data = shared(parts["train"], parts["validation"], features, params, rounds)
@@ -475,7 +484,9 @@ def look_ahead(
     )
     lesson = lesson_of(read_sources(uris, settings, until), config)
     little = not params and is_little(lesson, config)
-    params = {**base_params(config), **(LITTLE if little else {}), **(params or {})}
-    trained = train(lesson, params, rounds, least=LITTLE_ROUNDS if little else 1)
+    params = {**base_params(config), **(little_params(lesson) if little else params or {})}
+    least = LITTLE_ROUNDS if little else 1
+    rounds = least if little else rounds
+    trained = train(lesson, params, rounds, least=least)
     followed = examples(read_sources(uris, settings), lesson.memory, start=until).to_pandas()
     return trained, lesson, followed[followed["arrival"].notna()]
