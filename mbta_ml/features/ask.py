@@ -168,6 +168,7 @@ CANDIDATE = record(
     recent_excess=np.float64(0),
     current_excess=np.float64(0),
     stuck=np.float64(0),
+    usual=NAN,  # time of that link, later of all the way, from the departure on
 )
 CANDIDATE_KIND = CANDIDATE.dtype
 
@@ -361,7 +362,7 @@ def link_features(
         c.recent_excess = (third + second + k.last_excess) / min(k.seen, 3)
     if v.direction >= 0:
         arrived = state.stops[c.stop].arrived[v.direction]
-    c.stuck = stuck(state, v, c, now, usual, began)
+    c.stuck, c.usual = stuck(state, v, c, now, usual, began), usual
     row.link_stuck_seconds, row.link_usual_seconds = c.stuck / 1000, usual / 1000
     row.link_age_seconds = no_older(now - known) / 1000
     row.gap_seconds = no_older(v.departed_known + c.running - arrived) / 1000
@@ -389,12 +390,13 @@ def parent_of(
         return parent
     return NONE
 
-
+# %% ../../nbs/features/01a_ask.ipynb #37db0966
 @compiled
 def way_features(
     found: np.ndarray,  # CANDIDATE
     order: np.ndarray,
     nth: int,
+    station: int,  # that was left
     row: np.ndarray,  # ROW
 ) -> None:
     "Sums over all links on the way; the rows above have theirs already"
@@ -405,10 +407,14 @@ def way_features(
         c.recent_excess += p.recent_excess
         c.current_excess += p.current_excess
         c.stuck += p.stuck
+        c.usual += p.usual
+    else:
+        c.usual = c.running if c.previous == station else NAN
     row.way_last_excess_seconds = c.last_excess / 1000
     row.way_recent_excess_seconds = c.recent_excess / 1000
     row.way_current_excess_seconds = c.current_excess / 1000
     row.way_stuck_seconds = c.stuck / 1000
+    row.way_usual_excess_seconds = (c.usual - c.running) / 1000
 
 # %% ../../nbs/features/01a_ask.ipynb #7c121ea5
 @compiled
@@ -538,5 +544,5 @@ def ask(
         row.stops_ahead, row.is_last = nth + 1, c.is_last
         time_features(state, v, c, now, row)
         link_features(state, v, c, now, row)
-        way_features(found, order, nth, row)
+        way_features(found, order, nth, v.station, row)
     return at + len(order)

@@ -28,6 +28,7 @@ FEATURES = {
     "way_recent_excess_seconds": "the last three vehicles, their mean",
     "way_current_excess_seconds": "the last ten vehicles, their median",
     "way_stuck_seconds": "vehicles now on these links, overdue",
+    "way_usual_excess_seconds": "usual time of all links on the way, beyond the lookup",
     "link_last_excess_seconds": "the last vehicle into the stop ahead, beyond usual",
     "link_stuck_seconds": "the vehicle now heading into it, overdue",
     "link_usual_seconds": "usual time of the last link",

@@ -204,6 +204,15 @@ def data_lines(
         )
     if rows:
         lines.append(f"- examples: {', '.join(f'{name} {n:,}' for name, n in rows.items())}")
+    for dates, of in found.get("series", {}).items():
+        given = ", ".join(f"{part} {n:,}" for part, n in of.items() if part in rows)
+        errors = [of[f"{who}_mae_seconds"] for who in ("lookup", "model")]
+        judged = (
+            ", no test part"
+            if None in errors
+            else "; MAE there {:.1f} s, model {:.1f} s".format(*errors)
+        )
+        lines.append(f"- series {dates}: {given}{judged}")
     if meta.get("fitted_on"):
         lines.append(f"- fitted on: {meta['fitted_on']}")
     if meta.get("fingerprint"):
@@ -272,11 +281,14 @@ def judged_by(
 def chosen_by(
     meta: dict,  # the sidecar
     search: dict | None,  # what a search found, by name
+    chosen: str = "",  # how, where not as ever; a sentence
 ) -> str:
     "The card on parameters and rounds"
     how = (
         "By a search on the validation part:"
         if search
+        else f"{chosen}."
+        if chosen
         else (
             "Parameters as given or by default, without a search; the validation part decides on"
             " the rounds, up to the most that were allowed."
@@ -359,7 +371,7 @@ def card(
         "Training data": learned_from(found, meta),
         "Evaluation": judged_by(found),
         "Pictures": "\n\n".join(images) or "None were drawn.",
-        "How it was chosen": chosen_by(meta, search),
+        "How it was chosen": chosen_by(meta, search, found.get("chosen", "")),
         "Limits": "\n".join(f"- {sentence}" for sentence in caveats),
         "How to use it": how_to_use(found, path or f"models/{kind}/{run}/{kind}.json"),
         "Provenance": "\n".join(provenance_lines(found, meta)),

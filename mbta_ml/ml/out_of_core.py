@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from ..clock import service_date
 from ..config import Settings
 from ..features.days import dates_of, folder_of, make_days, weeks_of, write_dates
-from ..features.split import between
+from ..features.split import between, series_in
 from .job import JobConfig, Lesson, whole_number
 from .rows import arrays
 from .run_job import Work, sources_of
@@ -170,6 +170,11 @@ def on_disk(
     features: list[str],
 ) -> OnDisk:
     "All examples of a run, made where they are missing"
+    if series := series_in(work.lesson.parts):
+        raise ValueError(
+            f"--examples takes one series of service dates, these are {len(series)}"
+            f" ({', '.join(series)}); leave it out, or give one of them with --from and --to"
+        )
     edges, files = edges_of(work.lesson), kept_examples(work, folder)
     with progress("counting rows"):
         return OnDisk(rows_by_date(files, edges), edges, features)
