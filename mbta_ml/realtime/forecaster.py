@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
-           'cancelled_and_skipped', 'hear_facts', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'publication']
+           'cancelled_and_skipped', 'hear_facts', 'following', 'arrivals_among', 'hear', 'reach', 'sequences', 'show',
+           'forecast_of', 'publication']
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from ..features.columns import NUMBERS, POSITION_FEATURES, SILENCE_SECONDS, mode
 from ..features.examples import minute_of_day
 from ..features.replay import Task, merged
 from ..features.state import MESSAGE
+from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
@@ -101,6 +103,7 @@ def answers(
     events: list[Event],
     stations: list[str],  # of each number
     carried: Carried,
+    follows=None,  # (rows, their modes, seconds, low, high) → as the day has them
 ) -> Answers:
     "What a model predicts for each row"
     frame = columns_of(rows, events)
@@ -111,6 +114,8 @@ def answers(
     values = [seconds, low, high]
     if model.every_seconds is None:
         values = carried(rows, values)
+    if follows is not None:
+        values = follows(rows, frame["mode"], *values)
     return Answers(rows, *(np.round(value, 1) for value in values))
 
 
@@ -158,6 +163,8 @@ class Forecaster:
         self.tracker.follows = bool(POSITION_FEATURES & {*(getattr(model, "features", None) or ())})
         self.events: list[Event | None] = []
         self.carried = Carried()
+        follows = getattr(model, "within_day", None) is not None
+        self.within_day = WithinDay(model) if follows else None
         self.board: dict[tuple, Ahead] = {}
         self.official: dict[str, list[OfficialUpdate]] = {}  # trip → what the MBTA said last
         self.official_at = -np.inf
@@ -228,7 +235,40 @@ def hear_facts(
             forecaster.events[message.event] = event
     return messages
 
+# %% ../../nbs/realtime/04a_forecaster.ipynb #1ee2acd0
+def following(
+    forecaster: Forecaster,
+    messages: np.ndarray | None = None,  # MESSAGE, of this step; None: nothing is remembered
+) -> Callable | None:  # as `answers` takes it
+    "What moves the predictions of a step"
+    within, state = forecaster.within_day, forecaster.replay.state
+    if within is None:
+        return None
 
+    def follows(rows: np.ndarray, modes: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+        asked = np.full(len(rows), ASKED)
+        asked["run"] = state.visits["run"][state.visit_of[rows["event"]]]
+        asked["made"], asked["station"], asked["mode"] = rows["made"], rows["station"], modes
+        asked["seconds"], asked["low"], asked["high"] = values
+        if messages is None:
+            within.look(asked)
+        else:
+            within.follow(asked, rows["elapsed_seconds"], arrivals_among(messages))
+        return [asked[name].copy() for name in ("seconds", "low", "high")]
+
+    return follows
+
+
+def arrivals_among(messages: np.ndarray) -> np.ndarray:  # ARRIVAL
+    "What messages tell of arrivals"
+    messages = messages[~messages["is_departure"] & ~messages["is_position"]]
+    found = np.full(len(messages), ARRIVAL)
+    for name in ("known", "happened", "run", "station"):
+        found[name] = messages[name]
+    found["day"] = day_of(found["known"])
+    return found
+
+# %% ../../nbs/realtime/04a_forecaster.ipynb #1549a01a
 def hear(
     forecaster: Forecaster,
     snapshot: Snapshot,
@@ -248,9 +288,13 @@ def hear(
     found = None
     if len(rows):
         stations = list(forecaster.names.stations.number)
-        found = answers(forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+        follows = following(forecaster, messages)
+        asked = (forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+        found = answers(*asked, follows)
         show(forecaster, found)
         forecaster.carried.keep(forecaster.replay.last_departures())
+    elif forecaster.within_day is not None:
+        following(forecaster, messages)(rows, np.zeros(0), *np.zeros((3, 0)))
     for fact in facts:
         if not fact.is_departure:
             reach(forecaster, fact)

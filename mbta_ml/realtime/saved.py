@@ -29,6 +29,7 @@ from mbta_ml.features.keep import (
 from ..features.replay import Cursor
 from ..features.state import AHEAD, State
 from ..features.windows import NONE
+from ..models.within_day import kept, recent_in, recent_out
 from .forecaster import Ahead, Forecaster
 from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
@@ -86,6 +87,10 @@ def forget(
         for event, said in f.carried.at_departure.items()
         if less.events[event] != NONE
     }
+    if f.within_day is not None:
+        recent = f.within_day.recent
+        fresh = ~np.isnan(recent.said["made"][: recent.used[0]])
+        f.within_day.recent = kept(recent, fresh, 0, less.runs)
     return less
 
 
@@ -266,7 +271,10 @@ def content_of(
         "cursor": [array.tolist() for array in cursor],
     }
     stops = timetable.stops.view(np.dtype(timetable.stops.dtype.descr))
-    return packed(state, plain, {"begins": timetable.begins, "stops": stops})
+    arrays = {"begins": timetable.begins, "stops": stops}
+    if forecaster.within_day is not None:
+        arrays |= recent_out(forecaster.within_day.recent)
+    return packed(state, plain, arrays)
 
 
 def save(
@@ -309,6 +317,8 @@ def load(
     found.carried.at_departure = {
         event: {stop: tuple(said) for stop, said in stops} for event, stops in plain["carried"]
     }
+    if found.within_day is not None and "within.levels" in own:
+        found.within_day.recent = recent_in(own)
     for key, made_at, stops, stations in plain["board"]:
         run = tracker.runs.get(key_in(key))
         if run is not None:
