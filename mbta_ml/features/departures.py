@@ -7,7 +7,7 @@ __all__ = ['NEAR_SECONDS', 'HALF_LIFE_SECONDS', 'DEPARTURES', 'RIDES', 'LONGEST_
            'Passed', 'passed_of', 'Announced', 'Told', 'told_of', 'Waiting', 'late_seconds', 'Stop', 'Expected',
            'Departures', 'ride_seconds', 'expected', 'ask', 'forget', 'ticked', 'in_order', 'replayed_departures']
 
-# %% ../../nbs/features/05_departures.ipynb #7d34e19f
+# %% ../../nbs/features/05_departures.ipynb #2e97375a
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,7 +17,7 @@ import numpy as np
 
 from .columns import HORIZON_SECONDS
 
-# %% ../../nbs/features/05_departures.ipynb #9af13640
+# %% ../../nbs/features/05_departures.ipynb #b4759b4d
 class Passed(NamedTuple):
     "A vehicle is known to have arrived somewhere, or to have departed"
 
@@ -44,7 +44,7 @@ def passed_of(
         run = day, trip, vehicle or ""
         yield Passed(known / 1000, happened / 1000, is_departure, run, *line, station)
 
-# %% ../../nbs/features/05_departures.ipynb #771d944c
+# %% ../../nbs/features/05_departures.ipynb #2668f578
 class Announced(NamedTuple):
     "A trip that has not begun, as announced"
 
@@ -72,8 +72,8 @@ class Told(NamedTuple):
 
 def told_of(
     table,  # `ANNOUNCED`
-) -> list[Told]:  # in order; at one instant what is taken back comes first
-    "What is announced, and until when"
+) -> list[Told]:  # in order
+    "What is announced, and when it is taken back"
     seconds = lambda name: table[name].cast("int64").to_numpy(zero_copy_only=False) / 1e6
     times = zip(*(seconds(n).tolist() for n in ("recorded_at", "until", "departure")))
     names = ("service_date", "trip_id", "vehicle_id", "route_id", "direction_id")
@@ -82,13 +82,16 @@ def told_of(
     stops = list(zip(table["stop_id"].to_pylist(), table["station_id"].to_pylist(), arrivals))
     begins = np.flatnonzero(table["place"].to_numpy() == 0).tolist()
     times, found = list(times), []
+    starts = {(times[begin][0], about[begin][:2]) for begin in begins}
     for begin, end in zip(begins, [*begins[1:], len(stops)]):
         (known, until, departure), trip = times[begin], about[begin][:2]
         announced = Announced(*about[begin], departure, tuple(stops[begin:end]))
-        found += [Told(known, trip, announced), Told(until, trip, None)]
-    return sorted(found, key=lambda t: (t.known, t.announced is not None, t.trip))
+        found.append(Told(known, trip, announced))
+        if (until, trip) not in starts:  # nothing takes its place
+            found.append(Told(until, trip, None))
+    return sorted(found, key=lambda t: (t.known, t.trip))
 
-# %% ../../nbs/features/05_departures.ipynb #6fe5fe42
+# %% ../../nbs/features/05_departures.ipynb #41508c45
 NEAR_SECONDS = 240
 HALF_LIFE_SECONDS = 1800
 DEPARTURES = 8  # latest of a line that count
@@ -126,7 +129,7 @@ def late_seconds(
     weights = [0.5 ** ((now - known) / HALF_LIFE_SECONDS) for known, _ in latest]
     return sum(w * error for w, (_, error) in zip(weights, latest)) / (sum(weights) + 1)
 
-# %% ../../nbs/features/05_departures.ipynb #8d524722
+# %% ../../nbs/features/05_departures.ipynb #d5078506
 RIDES = 20  # latest of a stretch that count
 LONGEST_RIDE_SECONDS = 5400
 FEWEST = 10  # departures from which a band can be told
@@ -151,7 +154,7 @@ class Expected(NamedTuple):
     departure: float
     stops: list[Stop]
 
-# %% ../../nbs/features/05_departures.ipynb #641672cc
+# %% ../../nbs/features/05_departures.ipynb #a319ce0e
 class Departures:
     "Hears stop events and announcements, and knows when announced trips will be where"
 
@@ -163,6 +166,7 @@ class Departures:
         self.errors: dict[tuple, list[tuple]] = {}  # line, far or near → known, seconds
         self.off: tuple[list[float], list[float]] = ([], [])  # of all lines, after correction
         self.usual: dict[tuple, tuple] = {}  # quantiles of `rides` that were asked for
+        self.new: set[tuple] = set()  # trips that are announced and were not before
         self.tick = np.nan  # the next one; none before anything is announced
 
     def hear(self, news: Passed | Told) -> None:
@@ -181,6 +185,8 @@ class Departures:
             return
         waiting = self.waiting.setdefault(told.trip, waiting or Waiting())
         waiting.weigh(told.known)
+        if waiting.announced is None and told.announced is not None:
+            self.new.add(told.trip)
         waiting.announced = told.announced
         if told.announced is not None:
             waiting.line = told.announced.route_id, told.announced.direction_id
@@ -214,7 +220,7 @@ class Departures:
             del self.rides[key][:-RIDES]
             self.usual.pop(key, None)
 
-# %% ../../nbs/features/05_departures.ipynb #16e1f8ac
+# %% ../../nbs/features/05_departures.ipynb #55fb3638
 def ride_seconds(
     departures: Departures,
     announced: Announced,
@@ -262,15 +268,15 @@ def expected(
 def ask(
     departures: Departures,
     now: float,  # Unix seconds
+    trips=None,  # service date and trip; None: all
 ) -> list[Expected]:
-    "What is expected of all trips that are announced and have not begun"
-    return [
-        expected(departures, waiting, now)
-        for waiting in departures.waiting.values()
-        if waiting.announced is not None
-    ]
+    "What is expected of trips that are announced and have not begun"
+    waiting = departures.waiting
+    which = [waiting[trip] for trip in (waiting if trips is None else trips) if trip in waiting]
+    found = (expected(departures, w, now) for w in which if w.announced is not None)
+    return [trip for trip in found if trip.stops]
 
-# %% ../../nbs/features/05_departures.ipynb #2887c4a5
+# %% ../../nbs/features/05_departures.ipynb #0fbc1d40
 FORGET_SECONDS = 6 * 3600  # no trip takes so long
 
 
@@ -292,24 +298,27 @@ def ticked(
     news: list[Passed | Told],  # in the order in which it became known
     every: int,  # seconds
     end: float,  # Unix seconds: ticks before
-) -> Iterator[list[Expected]]:  # of each tick with an answer
+) -> Iterator[list[Expected]]:  # of each instant with an answer
     "Hear, and be asked at every tick on the way"
     place = 0
-    while True:
+    while place < len(news) or departures.tick < end:
         tick = departures.tick if departures.tick < end else np.inf
-        while place < len(news) and news[place].known <= tick:
-            departures.hear(news[place])
-            if np.isnan(departures.tick) and isinstance(news[place], Told):
-                departures.tick = float(np.ceil(news[place].known / every)) * every
-                tick = departures.tick if departures.tick < end else np.inf
-            place += 1
-        if not departures.tick < end:
-            return
-        if departures.tick % 1800 < every:
-            forget(departures, departures.tick)
-        if found := ask(departures, departures.tick):
+        now = news[place].known if place < len(news) else np.inf
+        if now > tick:  # all that is known by then is heard
+            if tick % 1800 < every:
+                forget(departures, tick)
+            found, departures.tick = ask(departures, tick), tick + every
+        else:
+            departures.new.clear()
+            while place < len(news) and news[place].known == now:
+                departures.hear(news[place])
+                place += 1
+            if departures.new and np.isnan(departures.tick):
+                departures.tick = float(np.ceil(now / every)) * every
+            at_once = [] if now == departures.tick else sorted(departures.new)
+            found = ask(departures, now, at_once)
+        if found:
             yield found
-        departures.tick += every
 
 
 def in_order(
@@ -319,7 +328,7 @@ def in_order(
     "All news in order; at one instant stop events come first"
     return sorted([*passings, *told], key=lambda news: news.known)
 
-# %% ../../nbs/features/05_departures.ipynb #5fa92873
+# %% ../../nbs/features/05_departures.ipynb #af1dd582
 def replayed_departures(
     announced,  # pa.Table: `ANNOUNCED`
     frames: list,  # of stop events, the most trusted first
