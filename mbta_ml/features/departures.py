@@ -7,7 +7,8 @@ __all__ = ['NEAR_SECONDS', 'HALF_LIFE_SECONDS', 'DEPARTURES', 'RIDES', 'LONGEST_
            'Passed', 'passed_of', 'Announced', 'Told', 'told_of', 'Waiting', 'late_seconds', 'Stop', 'Expected',
            'Departures', 'ride_seconds', 'expected', 'ask', 'forget', 'ticked', 'in_order', 'replayed_departures']
 
-# %% ../../nbs/features/05_departures.ipynb #2e97375a
+# %% ../../nbs/features/05_departures.ipynb #80485139
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,7 +18,7 @@ import numpy as np
 
 from .columns import HORIZON_SECONDS
 
-# %% ../../nbs/features/05_departures.ipynb #b4759b4d
+# %% ../../nbs/features/05_departures.ipynb #1bb9dae5
 class Passed(NamedTuple):
     "A vehicle is known to have arrived somewhere, or to have departed"
 
@@ -44,7 +45,7 @@ def passed_of(
         run = day, trip, vehicle or ""
         yield Passed(known / 1000, happened / 1000, is_departure, run, *line, station)
 
-# %% ../../nbs/features/05_departures.ipynb #2668f578
+# %% ../../nbs/features/05_departures.ipynb #ff2cc3d1
 class Announced(NamedTuple):
     "A trip that has not begun, as announced"
 
@@ -91,7 +92,7 @@ def told_of(
             found.append(Told(until, trip, None))
     return sorted(found, key=lambda t: (t.known, t.trip))
 
-# %% ../../nbs/features/05_departures.ipynb #41508c45
+# %% ../../nbs/features/05_departures.ipynb #7145b2d7
 NEAR_SECONDS = 240
 HALF_LIFE_SECONDS = 1800
 DEPARTURES = 8  # latest of a line that count
@@ -129,7 +130,7 @@ def late_seconds(
     weights = [0.5 ** ((now - known) / HALF_LIFE_SECONDS) for known, _ in latest]
     return sum(w * error for w, (_, error) in zip(weights, latest)) / (sum(weights) + 1)
 
-# %% ../../nbs/features/05_departures.ipynb #d5078506
+# %% ../../nbs/features/05_departures.ipynb #09f56218
 RIDES = 20  # latest of a stretch that count
 LONGEST_RIDE_SECONDS = 5400
 FEWEST = 10  # departures from which a band can be told
@@ -154,7 +155,7 @@ class Expected(NamedTuple):
     departure: float
     stops: list[Stop]
 
-# %% ../../nbs/features/05_departures.ipynb #a319ce0e
+# %% ../../nbs/features/05_departures.ipynb #65223c0b
 class Departures:
     "Hears stop events and announcements, and knows when announced trips will be where"
 
@@ -220,7 +221,7 @@ class Departures:
             del self.rides[key][:-RIDES]
             self.usual.pop(key, None)
 
-# %% ../../nbs/features/05_departures.ipynb #55fb3638
+# %% ../../nbs/features/05_departures.ipynb #5ea05bfd
 def ride_seconds(
     departures: Departures,
     announced: Announced,
@@ -259,7 +260,8 @@ def expected(
         earliest = arrival = max(leaves + ride, earliest)
         if arrival - now >= HORIZON_SECONDS:
             break
-        low, high = arrival - np.hypot(sooner, ride - least), arrival + np.hypot(later, most - ride)
+        low = arrival - math.hypot(sooner, ride - least)
+        high = arrival + math.hypot(later, most - ride)
         times = (round(t - now, 1) + now for t in (arrival, max(low, now), high))
         found.append(Stop(*stop[:2], *times))
     return Expected(announced, now, leaves, found)
@@ -276,7 +278,7 @@ def ask(
     found = (expected(departures, w, now) for w in which if w.announced is not None)
     return [trip for trip in found if trip.stops]
 
-# %% ../../nbs/features/05_departures.ipynb #0fbc1d40
+# %% ../../nbs/features/05_departures.ipynb #846bd08b
 FORGET_SECONDS = 6 * 3600  # no trip takes so long
 
 
@@ -328,7 +330,7 @@ def in_order(
     "All news in order; at one instant stop events come first"
     return sorted([*passings, *told], key=lambda news: news.known)
 
-# %% ../../nbs/features/05_departures.ipynb #af1dd582
+# %% ../../nbs/features/05_departures.ipynb #80ecfb56
 def replayed_departures(
     announced,  # pa.Table: `ANNOUNCED`
     frames: list,  # of stop events, the most trusted first

@@ -29,6 +29,7 @@ from mbta_ml.features.keep import (
 from ..features.replay import Cursor
 from ..features.state import AHEAD, State
 from ..features.windows import NONE
+from .announcements import departures_in, departures_out
 from .forecaster import Ahead, Forecaster
 from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
@@ -264,6 +265,7 @@ def content_of(
             for key, ahead in forecaster.board.items()
         ],
         "cursor": [array.tolist() for array in cursor],
+        "departures": departures_out(forecaster.departures, forecaster.announcements),
     }
     stops = timetable.stops.view(np.dtype(timetable.stops.dtype.descr))
     return packed(state, plain, {"begins": timetable.begins, "stops": stops})
@@ -314,4 +316,6 @@ def load(
         if run is not None:
             ahead = Ahead(run, made_at, [StopForecast(*stop) for stop in stops], stations)
             found.board[key_in(key)] = ahead
+    if "departures" in plain:  # a file of an earlier version has none
+        found.departures, found.announcements = departures_in(plain["departures"])
     return found, plain["about"]
