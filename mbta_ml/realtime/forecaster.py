@@ -229,7 +229,8 @@ def hear_departures(
     f, waiting = forecaster, forecaster.departures.waiting
     passed = passed_of_facts(f.tracker.known, facts)
     news = in_order(passed, f.announcements.take(now))
-    found = ticked(f.departures, news, f.every_seconds, np.ceil(1000 * now) / 1000 + 0.001)
+    # a tick at this very instant waits: announcements of the same instant may still come
+    found = ticked(f.departures, news, f.every_seconds, now)
     f.expected_lately = [expected for at_once in found for expected in at_once]
     for expected in f.expected_lately:
         about = expected.announced
