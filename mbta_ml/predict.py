@@ -286,7 +286,10 @@ def _parser() -> argparse.ArgumentParser:
         "--every",
         type=seconds_argument,
         metavar="SECONDS",
-        help="also at the instants that are multiples of so many seconds since the epoch",
+        help=(
+            "also at the instants that are multiples of so many seconds since the epoch; then trips"
+            " that a live feed announces and that have not begun are predicted, too"
+        ),
     )
     return parser
 

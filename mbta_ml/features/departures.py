@@ -7,7 +7,7 @@ __all__ = ['NEAR_SECONDS', 'HALF_LIFE_SECONDS', 'DEPARTURES', 'RIDES', 'LONGEST_
            'Passed', 'passed_of', 'Announced', 'Told', 'told_of', 'Waiting', 'late_seconds', 'Stop', 'Expected',
            'Departures', 'ride_seconds', 'expected', 'ask', 'forget', 'ticked', 'in_order', 'replayed_departures']
 
-# %% ../../nbs/features/05_departures.ipynb #80485139
+# %% ../../nbs/features/05_departures.ipynb #9c5b5b92
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 
 from .columns import HORIZON_SECONDS
 
-# %% ../../nbs/features/05_departures.ipynb #1bb9dae5
+# %% ../../nbs/features/05_departures.ipynb #7bb282f3
 class Passed(NamedTuple):
     "A vehicle is known to have arrived somewhere, or to have departed"
 
@@ -45,7 +45,7 @@ def passed_of(
         run = day, trip, vehicle or ""
         yield Passed(known / 1000, happened / 1000, is_departure, run, *line, station)
 
-# %% ../../nbs/features/05_departures.ipynb #ff2cc3d1
+# %% ../../nbs/features/05_departures.ipynb #26931c6c
 class Announced(NamedTuple):
     "A trip that has not begun, as announced"
 
@@ -72,7 +72,7 @@ class Told(NamedTuple):
 
 
 def told_of(
-    table,  # `ANNOUNCED`
+    table,  # `ANNOUNCED_TRIPS`
 ) -> list[Told]:  # in order
     "What is announced, and when it is taken back"
     seconds = lambda name: table[name].cast("int64").to_numpy(zero_copy_only=False) / 1e6
@@ -92,7 +92,7 @@ def told_of(
             found.append(Told(until, trip, None))
     return sorted(found, key=lambda t: (t.known, t.trip))
 
-# %% ../../nbs/features/05_departures.ipynb #7145b2d7
+# %% ../../nbs/features/05_departures.ipynb #56e6db41
 NEAR_SECONDS = 240
 HALF_LIFE_SECONDS = 1800
 DEPARTURES = 8  # latest of a line that count
@@ -130,7 +130,7 @@ def late_seconds(
     weights = [0.5 ** ((now - known) / HALF_LIFE_SECONDS) for known, _ in latest]
     return sum(w * error for w, (_, error) in zip(weights, latest)) / (sum(weights) + 1)
 
-# %% ../../nbs/features/05_departures.ipynb #09f56218
+# %% ../../nbs/features/05_departures.ipynb #71ea84fd
 RIDES = 20  # latest of a stretch that count
 LONGEST_RIDE_SECONDS = 5400
 FEWEST = 10  # departures from which a band can be told
@@ -155,7 +155,7 @@ class Expected(NamedTuple):
     departure: float
     stops: list[Stop]
 
-# %% ../../nbs/features/05_departures.ipynb #65223c0b
+# %% ../../nbs/features/05_departures.ipynb #351f41a4
 class Departures:
     "Hears stop events and announcements, and knows when announced trips will be where"
 
@@ -221,7 +221,7 @@ class Departures:
             del self.rides[key][:-RIDES]
             self.usual.pop(key, None)
 
-# %% ../../nbs/features/05_departures.ipynb #5ea05bfd
+# %% ../../nbs/features/05_departures.ipynb #3d3af90b
 def ride_seconds(
     departures: Departures,
     announced: Announced,
@@ -278,7 +278,7 @@ def ask(
     found = (expected(departures, w, now) for w in which if w.announced is not None)
     return [trip for trip in found if trip.stops]
 
-# %% ../../nbs/features/05_departures.ipynb #846bd08b
+# %% ../../nbs/features/05_departures.ipynb #c45c47d4
 FORGET_SECONDS = 6 * 3600  # no trip takes so long
 
 
@@ -330,9 +330,9 @@ def in_order(
     "All news in order; at one instant stop events come first"
     return sorted([*passings, *told], key=lambda news: news.known)
 
-# %% ../../nbs/features/05_departures.ipynb #80ecfb56
+# %% ../../nbs/features/05_departures.ipynb #2fb6ae89
 def replayed_departures(
-    announced,  # pa.Table: `ANNOUNCED`
+    announced,  # pa.Table: `ANNOUNCED_TRIPS`
     frames: list,  # of stop events, the most trusted first
     every: int,  # seconds
     end: float | None = None,  # Unix seconds: ticks before

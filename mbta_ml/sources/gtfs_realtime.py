@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import Settings
-from .announced import ANNOUNCED, announced_in
+from .announced import ANNOUNCED_TRIPS, announced_in
 from .gtfs_zip import database
 from .live_files import _all_of, _selected, directories
 from mbta_ml.sources.live_tables import (
@@ -123,7 +123,9 @@ class LiveRecords(Records):
     "What a live feed says, with what the MBTA predicted meanwhile"
 
     official: pa.Table = field(default_factory=OFFICIAL.empty_table)
-    announced: pa.Table = field(default_factory=ANNOUNCED.empty_table)  # trips that haven't begun
+    announced: pa.Table = field(
+        default_factory=ANNOUNCED_TRIPS.empty_table
+    )  # trips that haven't begun
 
 
 def _stop_events(
@@ -239,7 +241,7 @@ def _official(
     "What the MBTA predicted of arrivals, what it announced, and how much else it said, by reason"
     updates = _all_of(folders, "trip_updates")
     if updates is None:
-        return OFFICIAL.empty_table(), ANNOUNCED.empty_table(), {}
+        return OFFICIAL.empty_table(), ANNOUNCED_TRIPS.empty_table(), {}
     with database() as con:
         con.register("first_starts", first_starts)
         con.execute(
