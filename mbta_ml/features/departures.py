@@ -7,7 +7,7 @@ __all__ = ['NEAR_SECONDS', 'HALF_LIFE_SECONDS', 'DEPARTURES', 'RIDES', 'LONGEST_
            'Passed', 'passed_of', 'Announced', 'Told', 'told_of', 'Waiting', 'late_seconds', 'Stop', 'Expected',
            'Departures', 'ride_seconds', 'expected', 'ask', 'forget', 'ticked', 'in_order', 'replayed_departures']
 
-# %% ../../nbs/features/05_departures.ipynb #9c5b5b92
+# %% ../../nbs/features/05_departures.ipynb #a3603300
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 
 from .columns import HORIZON_SECONDS
 
-# %% ../../nbs/features/05_departures.ipynb #7bb282f3
+# %% ../../nbs/features/05_departures.ipynb #eff83ceb
 class Passed(NamedTuple):
     "A vehicle is known to have arrived somewhere, or to have departed"
 
@@ -29,6 +29,7 @@ class Passed(NamedTuple):
     route_id: str | None
     direction_id: int | None
     station_id: str
+    fresh: bool = True  # not merely remembered
 
 
 def passed_of(
@@ -37,15 +38,14 @@ def passed_of(
     "What becomes known of stop events, in order"
     names = ("service_date", "trip_id", "vehicle_id", "route_id", "direction_id", "station_id")
     about = [world.events[name].to_pylist() for name in names]
-    told = (
-        world.messages[name].tolist() for name in ("known", "happened", "is_departure", "event")
-    )
-    for known, happened, is_departure, event in zip(*told):
+    fields = ("known", "happened", "is_departure", "event", "fresh")
+    told = (world.messages[name].tolist() for name in fields)
+    for known, happened, is_departure, event, fresh in zip(*told):
         day, trip, vehicle, *line, station = (column[event] for column in about)
         run = day, trip, vehicle or ""
-        yield Passed(known / 1000, happened / 1000, is_departure, run, *line, station)
+        yield Passed(known / 1000, happened / 1000, is_departure, run, *line, station, fresh)
 
-# %% ../../nbs/features/05_departures.ipynb #26931c6c
+# %% ../../nbs/features/05_departures.ipynb #d0925ec1
 class Announced(NamedTuple):
     "A trip that has not begun, as announced"
 
@@ -92,7 +92,7 @@ def told_of(
             found.append(Told(until, trip, None))
     return sorted(found, key=lambda t: (t.known, t.trip))
 
-# %% ../../nbs/features/05_departures.ipynb #56e6db41
+# %% ../../nbs/features/05_departures.ipynb #240c4514
 NEAR_SECONDS = 240
 HALF_LIFE_SECONDS = 1800
 DEPARTURES = 8  # latest of a line that count
@@ -130,7 +130,7 @@ def late_seconds(
     weights = [0.5 ** ((now - known) / HALF_LIFE_SECONDS) for known, _ in latest]
     return sum(w * error for w, (_, error) in zip(weights, latest)) / (sum(weights) + 1)
 
-# %% ../../nbs/features/05_departures.ipynb #71ea84fd
+# %% ../../nbs/features/05_departures.ipynb #af224ada
 RIDES = 20  # latest of a stretch that count
 LONGEST_RIDE_SECONDS = 5400
 FEWEST = 10  # departures from which a band can be told
@@ -155,7 +155,7 @@ class Expected(NamedTuple):
     departure: float
     stops: list[Stop]
 
-# %% ../../nbs/features/05_departures.ipynb #351f41a4
+# %% ../../nbs/features/05_departures.ipynb #c8825b3e
 class Departures:
     "Hears stop events and announcements, and knows when announced trips will be where"
 
@@ -176,7 +176,7 @@ class Departures:
             self.hear_announced(news)
         elif not news.is_departure:
             self.hear_arrival(news)
-        elif news.run not in self.begun:
+        else:
             self.hear_departure(news)
 
     def hear_announced(self, told: Told) -> None:
@@ -194,8 +194,10 @@ class Departures:
 
     def hear_departure(self, passed: Passed) -> None:
         "A trip has begun: how wrong was what had been announced?"
-        self.begun[passed.run] = passed
-        self.left.setdefault(passed.run[:2], passed.known)
+        self.begun.setdefault(passed.run, passed)
+        if not passed.fresh or passed.run[:2] in self.left:
+            return
+        self.left[passed.run[:2]] = passed.known
         waiting = self.waiting.pop(passed.run[:2], None)
         if waiting is None:
             return
@@ -221,7 +223,7 @@ class Departures:
             del self.rides[key][:-RIDES]
             self.usual.pop(key, None)
 
-# %% ../../nbs/features/05_departures.ipynb #3d3af90b
+# %% ../../nbs/features/05_departures.ipynb #d9a39f23
 def ride_seconds(
     departures: Departures,
     announced: Announced,
@@ -245,9 +247,10 @@ def expected(
 ) -> Expected:
     "When an announced trip will leave and be at its stops, within the horizon"
     announced, near = waiting.announced, int(waiting.announced.departure - now < NEAR_SECONDS)
-    errors = departures.errors.get((*waiting.line, near), []) if announced.waits else []
-    leaves = max(announced.departure + late_seconds(errors, now), now)
-    off = departures.off[near]
+    leaves, off = announced.departure, departures.off[near]
+    if announced.waits:
+        errors = departures.errors.get((*waiting.line, near), [])
+        leaves = max(leaves + late_seconds(errors, now), now)
     sooner = later = np.nan
     if len(off) >= FEWEST:
         low, high = np.quantile(off, (0.1, 0.9)).tolist()
@@ -278,7 +281,7 @@ def ask(
     found = (expected(departures, w, now) for w in which if w.announced is not None)
     return [trip for trip in found if trip.stops]
 
-# %% ../../nbs/features/05_departures.ipynb #c45c47d4
+# %% ../../nbs/features/05_departures.ipynb #627ad068
 FORGET_SECONDS = 6 * 3600  # no trip takes so long
 
 
@@ -330,7 +333,7 @@ def in_order(
     "All news in order; at one instant stop events come first"
     return sorted([*passings, *told], key=lambda news: news.known)
 
-# %% ../../nbs/features/05_departures.ipynb #2fb6ae89
+# %% ../../nbs/features/05_departures.ipynb #9ef98613
 def replayed_departures(
     announced,  # pa.Table: `ANNOUNCED_TRIPS`
     frames: list,  # of stop events, the most trusted first

@@ -173,7 +173,7 @@ class Forecaster:
             world = remember(self.replay, self.names, memory, 1000 * start)
             for passed in passed_of(world):
                 if passed.known < start:
-                    self.departures.hear(passed)
+                    self.departures.hear(passed._replace(fresh=False))
             self.events += [None] * (self.names.events.next - len(self.events))
 
     def announce(
@@ -263,6 +263,7 @@ def hear(
 ) -> Answers | None:  # None: nothing was asked
     "Hear a snapshot, and answer all that is asked up to its instant"
     hear_updates(forecaster, snapshot)
+    forecaster.expected_lately = []
     if snapshot.updates and not snapshot.pings:
         return None
     facts = hear_snapshot(forecaster.tracker, snapshot)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ANNOUNCED_TRIPS', 'BEGUN', 'ANNOUNCED_QUERY', 'announced_in']
 
-# %% ../../nbs/sources/05d_announced.ipynb #7b9ad888
+# %% ../../nbs/sources/05d_announced.ipynb #820dc581
 import duckdb
 import pyarrow as pa
 
 from ..clock import INSTANT
 
-# %% ../../nbs/sources/05d_announced.ipynb #6f27c4d8
+# %% ../../nbs/sources/05d_announced.ipynb #53e2a8db
 ANNOUNCED_TRIPS = pa.schema(
     [
         ("service_date", pa.date32()),
@@ -29,7 +29,7 @@ ANNOUNCED_TRIPS = pa.schema(
     ]
 )
 
-# %% ../../nbs/sources/05d_announced.ipynb #1c43f61d
+# %% ../../nbs/sources/05d_announced.ipynb #33727fcb
 BEGUN = """
 CREATE TEMP TABLE begun AS
 SELECT service_date, trip_id, min(epoch(departure_recorded_at)) AS begun_at FROM events
