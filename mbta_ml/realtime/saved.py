@@ -30,6 +30,7 @@ from ..features.replay import Cursor
 from ..features.state import AHEAD, State
 from ..features.windows import NONE
 from ..models.within_day import kept, recent_in, recent_out
+from .announcements import departures_in, departures_out
 from .forecaster import Ahead, Forecaster
 from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
@@ -269,6 +270,7 @@ def content_of(
             for key, ahead in forecaster.board.items()
         ],
         "cursor": [array.tolist() for array in cursor],
+        "departures": departures_out(forecaster.departures, forecaster.announcements),
     }
     stops = timetable.stops.view(np.dtype(timetable.stops.dtype.descr))
     arrays = {"begins": timetable.begins, "stops": stops}
@@ -324,4 +326,6 @@ def load(
         if run is not None:
             ahead = Ahead(run, made_at, [StopForecast(*stop) for stop in stops], stations)
             found.board[key_in(key)] = ahead
+    if "departures" in plain:  # a file of an earlier version has none
+        found.departures, found.announcements = departures_in(plain["departures"])
     return found, plain["about"]
