@@ -92,8 +92,7 @@ def replayed_feeds(
         how = {"poll_seconds": settings.poll_seconds / pace / 4, "say": tell}
         feeds = {kind: live_feed(kind, there, **how) for kind in held}
         began = lambda: time.monotonic() if server.began is None else server.began
-        heard = lambda: feeds["vehicle_positions"].health.last_recorded_at or first
-        now = lambda: first + speed * (time.monotonic() - began()) if speed else heard()
+        now = lambda: first + speed * (time.monotonic() - began()) if speed else first
         yield Hearing(feeds, now, lambda instant: instant >= last)
 
 # %% ../nbs/09_live.ipynb #fbd5c443

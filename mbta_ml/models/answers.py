@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MARGIN_SECONDS', 'SPREAD_FLOOR_SECONDS', 'MOST_SECONDS', 'column', 'seconds_of', 'spread_seconds', 'Residuals',
-           'matrix', 'neutral_of', 'known']
+           'Steps', 'matrix', 'neutral_of', 'known']
 
 # %% ../../nbs/models/04a_answers.ipynb #f8fe36bf
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -85,6 +85,14 @@ class Residuals:
             for side in (self.low_spreads, self.high_spreads)
         )
         return np.clip(seconds + np.minimum(low, 0), 0, None), seconds + np.maximum(high, 0)
+
+# %% ../../nbs/models/04a_answers.ipynb #48889292
+class Steps(NamedTuple):
+    "How fast predictions follow their errors within the day"
+
+    middle: float = 0.005  # half widths of the band, at each arrival; 0: they stay
+    pull: float = 0.15  # back to what the model says
+    band: float = 0.05  # of the logarithm of its width
 
 # %% ../../nbs/models/04a_answers.ipynb #68d66532
 def matrix(

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .answers import Residuals, column, known, matrix, neutral_of, seconds_of
+from mbta_ml.models.answers import (
+    Residuals,
+    Steps,
+    column,
+    known,
+    matrix,
+    neutral_of,
+    seconds_of,
+)
 from .checks import checked_model
 from .graphs import GRAPH_ROWS
 from .sidecar import CATEGORIES
@@ -28,7 +36,7 @@ class Lookup:
     "The median of past journeys over the stretch, as known when the prediction is made"
 
     # remembers nothing; a prediction of its own at any tick
-    memory, every_seconds, until = None, 1, None
+    memory, every_seconds, until, within_day = None, 1, None, None
 
     def seconds(self, frame: "pd.DataFrame") -> np.ndarray:
         "Predicted seconds from made_at to arrival"
@@ -53,6 +61,7 @@ class XGBoost:
     every_seconds: int | None = None  # the ticks it was trained on
     until: datetime | None = None  # the last instant it has seen
     neutral: tuple[str, ...] = ()  # features that are zero where they are unknown
+    within_day: Steps | None = None  # how predictions follow their errors; None: they stay
 
     def seconds(self, frame: "pd.DataFrame") -> np.ndarray:
         "Predicted seconds from made_at to arrival"
@@ -150,6 +159,7 @@ class Onnx:
     every_seconds: int | None = None  # the ticks it was trained on
     until: datetime | None = None  # the last instant it has seen
     neutral: tuple[str, ...] = ()  # features that are zero where they are unknown
+    within_day: Steps | None = None  # how predictions follow their errors; None: they stay
 
     def quantiles(self, frame: "pd.DataFrame", coded: np.ndarray | None = None) -> np.ndarray:
         "Seconds from made_at to arrival, rows × 1 or 3; `coded` where the codes are known already"
@@ -227,6 +237,7 @@ def model_of(
         "every_seconds": meta["every_seconds"],
         "until": datetime.fromisoformat(meta["until"]),
         "neutral": neutral_of(meta.get("reference", {})),
+        "within_day": Steps(**meta["within_day"]) if "within_day" in meta else None,
     }
     if not is_graph:
         return XGBoost(booster_of(ready, path, threads), features, **about)

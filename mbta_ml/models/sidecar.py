@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'NOTHING', 'TEXT', 'FLAG', 'NUMBER', 'FIGURE', 'INSTANT', 'HASH', 'NOTE', 'CATEGORIES', 'SIDECAR', 'NEEDED',
-           'SIDECAR_BYTES', 'RESIDUALS', 'MOST_SPREADS', 'seal_of', 'sealed', 'Kind', 'whole', 'listed', 'mapped',
-           'either', 'word', 'check_fields', 'parse_sidecar', 'check_sidecar']
+           'SIDECAR_BYTES', 'RESIDUALS', 'STEPS', 'MOST_SPREADS', 'seal_of', 'sealed', 'Kind', 'whole', 'listed',
+           'mapped', 'either', 'word', 'check_fields', 'parse_sidecar', 'check_sidecar']
 
 # %% ../../nbs/models/00_sidecar.ipynb #a8b0f49d
 import hashlib
@@ -127,6 +127,7 @@ SIDECAR = {
     "every_seconds": either(whole(1, 86_400), NOTHING),
     "until": INSTANT,
     "residuals": mapped(listed(NUMBER, 1)),
+    "within_day": mapped(NUMBER),  # `Steps`; an older model has none
     "band_from": word("quantiles"),
     "vocabulary": mapped(listed(TEXT)),
     "quantiles": listed(NUMBER, 1),
@@ -230,6 +231,7 @@ def parse_sidecar(
 
 # %% ../../nbs/models/00_sidecar.ipynb #130ec5d0
 RESIDUALS = ("horizon_seconds", "low_spreads", "high_spreads")
+STEPS = ("middle", "pull", "band")  # of `models.answers`
 MOST_SPREADS = 1e5  # of 30 s at least: a month
 
 
@@ -252,6 +254,9 @@ def check_sidecar(
         raise ValueError(f"the sidecar of {path} names no feature, or one twice; {version}")
     if not own_quantiles and not _is_band(meta["residuals"]):
         raise ValueError(f"{path} keeps its band in another form than this version; {version}")
+    steps = meta.get("within_day", dict.fromkeys(STEPS, 0))
+    if set(steps) != set(STEPS) or not all(0 <= step <= 1 for step in steps.values()):
+        raise ValueError(f"{path} follows the day in another way than this version; {version}")
     if other := [name for name in meta.get("vocabulary", {}) if name not in CATEGORIES]:
         raise ValueError(
             f"{path} wants the categories {_few_names(other)}, which this version doesn't make; "

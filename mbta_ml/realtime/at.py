@@ -15,7 +15,7 @@ from ..features.ask import ROW, ask, plan
 from ..features.columns import SILENCE_SECONDS
 from ..features.state import MOST_PLANNED, PLANS, with_room
 from ..features.windows import NONE
-from .forecaster import Answers, Forecaster, answers
+from .forecaster import Answers, Forecaster, answers, following
 from .saved import load
 
 # %% ../../nbs/realtime/04c_at.ipynb #16a783ae
@@ -50,7 +50,8 @@ def ask_at(
     rows, stations = rows[:filled], list(forecaster.names.stations.number)
     if not filled:
         return Answers(rows, *np.zeros((3, 0)))
-    return answers(forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+    asked = (forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+    return answers(*asked, following(forecaster))
 
 # %% ../../nbs/realtime/04c_at.ipynb #d9477fe6
 def forecaster_at(

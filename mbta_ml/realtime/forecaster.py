@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
-           'cancelled_and_skipped', 'hear_facts', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'publication']
+           'cancelled_and_skipped', 'hear_departures', 'hear_facts', 'following', 'arrivals_among', 'hear', 'reach',
+           'sequences', 'show', 'forecast_of', 'forecast_before', 'publication']
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,9 +16,12 @@ import numpy as np
 
 from ..features.ask import ROW
 from ..features.columns import NUMBERS, POSITION_FEATURES, SILENCE_SECONDS, mode
+from ..features.departures import Departures, Expected, in_order, passed_of, ticked
 from ..features.examples import minute_of_day
 from ..features.replay import Task, merged
 from ..features.state import MESSAGE
+from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
+from .announcements import Announcements, passed_of_facts
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
@@ -101,6 +105,7 @@ def answers(
     events: list[Event],
     stations: list[str],  # of each number
     carried: Carried,
+    follows=None,  # (rows, their modes, seconds, low, high) → as the day has them
 ) -> Answers:
     "What a model predicts for each row"
     frame = columns_of(rows, events)
@@ -111,6 +116,8 @@ def answers(
     values = [seconds, low, high]
     if model.every_seconds is None:
         values = carried(rows, values)
+    if follows is not None:
+        values = follows(rows, frame["mode"], *values)
     return Answers(rows, *(np.round(value, 1) for value in values))
 
 
@@ -158,13 +165,21 @@ class Forecaster:
         self.tracker.follows = bool(POSITION_FEATURES & {*(getattr(model, "features", None) or ())})
         self.events: list[Event | None] = []
         self.carried = Carried()
+        follows = getattr(model, "within_day", None) is not None
+        self.within_day = WithinDay(model) if follows else None
         self.board: dict[tuple, Ahead] = {}
         self.official: dict[str, list[OfficialUpdate]] = {}  # trip → what the MBTA said last
         self.official_at = -np.inf
+        self.departures, self.announcements = Departures(), Announcements()
+        self.expected: dict[tuple, Expected] = {}  # of trips that have not begun, the last answers
+        self.expected_lately: list[Expected] = []  # what the last snapshot made it say of them
         memory = getattr(model, "memory", None) if remembers else None
         self.announce(self.tracker.known, [] if memory is None else memory["stop_id"].unique())
         if memory is not None:
-            remember(self.replay, self.names, memory, 1000 * start)
+            world = remember(self.replay, self.names, memory, 1000 * start)
+            for passed in passed_of(world):
+                if passed.known < start:
+                    self.departures.hear(passed._replace(fresh=False))
             self.events += [None] * (self.names.events.next - len(self.events))
 
     def announce(
@@ -191,6 +206,7 @@ def hear_updates(
         forecaster.official, forecaster.official_at = {}, snapshot.recorded_at
         for update in snapshot.updates:
             forecaster.official.setdefault(update.trip_id, []).append(update)
+        forecaster.announcements.hear(snapshot, forecaster.tracker)
 
 
 def cancelled_and_skipped(
@@ -208,6 +224,24 @@ def cancelled_and_skipped(
             elif update.stop_relationship == "SKIPPED" and update.stop_id:
                 skipped.setdefault(trip, set()).add(update.stop_id)
     return off, skipped
+
+# %% ../../nbs/realtime/04a_forecaster.ipynb #dfce30f2
+def hear_departures(
+    forecaster: Forecaster,
+    facts: list[Fact],  # in order
+    now: float,  # Unix seconds
+) -> None:
+    "What became known of trips that have not begun, and what is expected of them"
+    f, waiting = forecaster, forecaster.departures.waiting
+    passed = passed_of_facts(f.tracker.known, facts)
+    news = in_order(passed, f.announcements.take(now))
+    # a tick at this very instant waits: announcements of the same instant may still come
+    found = ticked(f.departures, news, f.every_seconds, now)
+    f.expected_lately = [expected for at_once in found for expected in at_once]
+    for expected in f.expected_lately:
+        about = expected.announced
+        f.expected[about.service_date, about.trip_id] = expected
+    f.expected = {t: e for t, e in f.expected.items() if t in waiting and waiting[t].announced}
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #8a8f3120
 def hear_facts(
@@ -228,13 +262,47 @@ def hear_facts(
             forecaster.events[message.event] = event
     return messages
 
+# %% ../../nbs/realtime/04a_forecaster.ipynb #7d52c18d
+def following(
+    forecaster: Forecaster,
+    messages: np.ndarray | None = None,  # MESSAGE, of this step; None: nothing is remembered
+) -> Callable | None:  # as `answers` takes it
+    "What moves the predictions of a step"
+    within, state = forecaster.within_day, forecaster.replay.state
+    if within is None:
+        return None
 
+    def follows(rows: np.ndarray, modes: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+        asked = np.full(len(rows), ASKED)
+        asked["run"] = state.visits["run"][state.visit_of[rows["event"]]]
+        asked["made"], asked["station"], asked["mode"] = rows["made"], rows["station"], modes
+        asked["seconds"], asked["low"], asked["high"] = values
+        if messages is None:
+            within.look(asked)
+        else:
+            within.follow(asked, rows["elapsed_seconds"], arrivals_among(messages))
+        return [asked[name].copy() for name in ("seconds", "low", "high")]
+
+    return follows
+
+
+def arrivals_among(messages: np.ndarray) -> np.ndarray:  # ARRIVAL
+    "What messages tell of arrivals"
+    messages = messages[~messages["is_departure"] & ~messages["is_position"]]
+    found = np.full(len(messages), ARRIVAL)
+    for name in ("known", "happened", "run", "station"):
+        found[name] = messages[name]
+    found["day"] = day_of(found["known"])
+    return found
+
+# %% ../../nbs/realtime/04a_forecaster.ipynb #d375481f
 def hear(
     forecaster: Forecaster,
     snapshot: Snapshot,
 ) -> Answers | None:  # None: nothing was asked
     "Hear a snapshot, and answer all that is asked up to its instant"
     hear_updates(forecaster, snapshot)
+    forecaster.expected_lately = []
     if snapshot.updates and not snapshot.pings:
         return None
     facts = hear_snapshot(forecaster.tracker, snapshot)
@@ -248,12 +316,18 @@ def hear(
     found = None
     if len(rows):
         stations = list(forecaster.names.stations.number)
-        found = answers(forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+        follows = following(forecaster, messages)
+        asked = (forecaster.model, rows, forecaster.events, stations, forecaster.carried)
+        found = answers(*asked, follows)
         show(forecaster, found)
         forecaster.carried.keep(forecaster.replay.last_departures())
+    elif forecaster.within_day is not None:
+        following(forecaster, messages)(rows, np.zeros(0), *np.zeros((3, 0)))
     for fact in facts:
         if not fact.is_departure:
             reach(forecaster, fact)
+    if every:
+        hear_departures(forecaster, facts, snapshot.recorded_at)
     return found
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #2c3792d7
@@ -331,6 +405,34 @@ def forecast_of(
     )
 
 
+def forecast_before(
+    forecaster: Forecaster,
+    expected: Expected,
+    updates: list[OfficialUpdate],  # what the MBTA says of the trip
+) -> TripForecast:
+    "What is said of a trip that has not begun"
+    trip, number = expected.announced, {u.stop_id: u.stop_sequence for u in updates}
+    about, optional = updates[0], lambda value: None if np.isnan(value) else value
+    return TripForecast(
+        trip.trip_id.partition("@")[0],
+        trip.route_id,
+        trip.direction_id,
+        about.start_date or f"{trip.service_date:%Y%m%d}",
+        about.start_time,
+        about.trip_relationship or "SCHEDULED",
+        trip.vehicle_id,
+        None,
+        forecaster.official_at,
+        tuple(
+            StopForecast(
+                s.stop_id, number.get(s.stop_id), s.arrival, optional(s.low), optional(s.high),
+                None, expected.made_at,
+            )
+            for s in expected.stops
+        ),
+    )  # fmt: skip
+
+
 def publication(
     forecaster: Forecaster,
     now: float | None = None,  # Unix seconds; None: when the feed was heard last
@@ -346,6 +448,10 @@ def publication(
             del forecaster.board[key]
         elif (trip := run.trip_id.partition("@")[0]) not in off:
             found.append(forecast_of(forecaster, ahead, skipped.get(trip, set())))
+    for (_, trip), expected in forecaster.expected.items():
+        updates = forecaster.official.get(trip.partition("@")[0])
+        if updates and trip.partition("@")[0] not in off:
+            found.append(forecast_before(forecaster, expected, updates))
     found += [
         TripForecast(
             trip,

@@ -25,6 +25,7 @@ from mbta_ml.features.replay import (
     UNDER_WAY,
     Cursor,
     Task,
+    World,
     gather,
     new_cursor,
     replay,
@@ -280,7 +281,7 @@ def remember(
     names: Names,
     memory: pa.Table,  # stop events
     before: float,  # milliseconds
-) -> None:
+) -> World:  # what it remembers
     "Hear what a model remembers, as far as it was known before an instant"
     world = world_of(
         gather([STOP_EVENTS.empty_table(), memory], located=True), TIMETABLE.empty_table()
@@ -288,3 +289,4 @@ def remember(
     messages = translated(names, world, before)
     nothing = Timetable(np.zeros(1, np.int64), np.full(0, AHEAD))
     replay.hear(names, messages, nothing, Task(0.0, before, before, np.zeros(0, np.bool_), False))
+    return world

@@ -29,6 +29,8 @@ from mbta_ml.features.keep import (
 from ..features.replay import Cursor
 from ..features.state import AHEAD, State
 from ..features.windows import NONE
+from ..models.within_day import kept, recent_in, recent_out
+from .announcements import departures_in, departures_out
 from .forecaster import Ahead, Forecaster
 from .live_state import Event, Numbers, key_of
 from .messages import Ping, StopForecast
@@ -86,6 +88,10 @@ def forget(
         for event, said in f.carried.at_departure.items()
         if less.events[event] != NONE
     }
+    if f.within_day is not None:
+        recent = f.within_day.recent
+        fresh = ~np.isnan(recent.said["made"][: recent.used[0]])
+        f.within_day.recent = kept(recent, fresh, 0, less.runs)
     return less
 
 
@@ -264,9 +270,13 @@ def content_of(
             for key, ahead in forecaster.board.items()
         ],
         "cursor": [array.tolist() for array in cursor],
+        "departures": departures_out(forecaster.departures, forecaster.announcements),
     }
     stops = timetable.stops.view(np.dtype(timetable.stops.dtype.descr))
-    return packed(state, plain, {"begins": timetable.begins, "stops": stops})
+    arrays = {"begins": timetable.begins, "stops": stops}
+    if forecaster.within_day is not None:
+        arrays |= recent_out(forecaster.within_day.recent)
+    return packed(state, plain, arrays)
 
 
 def save(
@@ -309,9 +319,13 @@ def load(
     found.carried.at_departure = {
         event: {stop: tuple(said) for stop, said in stops} for event, stops in plain["carried"]
     }
+    if found.within_day is not None and "within.levels" in own:
+        found.within_day.recent = recent_in(own)
     for key, made_at, stops, stations in plain["board"]:
         run = tracker.runs.get(key_in(key))
         if run is not None:
             ahead = Ahead(run, made_at, [StopForecast(*stop) for stop in stops], stations)
             found.board[key_in(key)] = ahead
+    if "departures" in plain:  # a file of an earlier version has none
+        found.departures, found.announcements = departures_in(plain["departures"])
     return found, plain["about"]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BESIDE', 'KEPT_SINCE', 'SAVE_SECONDS', 'FORGET_SECONDS', 'SERVICE_FAMILIES', 'Beforehand', 'by_timetable',
-           'by_archive', 'by_memory', 'kept_since', 'Writer', 'write_forms', 'Service', 'begun', 'poll_for_ever',
-           'renewals', 'run', 'one_turn']
+           'by_archive', 'by_memory', 'kept_since', 'Writer', 'write_forms', 'Service', 'load_loops', 'begun',
+           'poll_for_ever', 'renewals', 'run', 'one_turn']
 
 # %% ../../nbs/realtime/08_service.ipynb #12e5a36b
 import queue
@@ -27,6 +27,8 @@ from .feeds import Feed, Poll
 from .forecaster import Forecaster, hear, publication
 from .messages import Ping, Snapshot
 from ..features.keep import save_state
+from ..features.replay import Task
+from ..features.state import MESSAGE
 from .saved import content_of, forget, load, renew_timetable
 from .metrics import FAMILIES, Family, Metrics
 from .server import Board
@@ -205,17 +207,21 @@ class Service:
         self.publish()
         self.metrics.observe("heard_seconds", time.perf_counter() - began)
 
+    def instant(self) -> float:
+        "Now; a replay without a clock is where it has heard to"
+        return max(self.now(), self.forecaster.tracker.heard_at)
+
     def publish(self) -> None:
         "Put up what is expected; both forms of the feed are written beside"
         if self.forecaster.tracker.heard_at:
             with collector_paused():
-                self.board.show(publication(self.forecaster, self.now()))
+                self.board.show(publication(self.forecaster, self.instant()))
             if self.folder is not None:
                 self.writer.write("feeds", write_forms, self.folder, self.board.shown)
 
     def housekeeping(self, beforehand: Beforehand | None = None) -> None:
         "What is done between two snapshots, when it is time"
-        now, f = self.now(), self.forecaster
+        now, f = self.instant(), self.forecaster
         if beforehand is not None:
             renew_timetable(f, beforehand.known)
             self.board.places = beforehand.places
@@ -233,8 +239,16 @@ class Service:
         if self.folder is not None:
             content = content_of(self.forecaster, self.about)
             self.writer.write("state", save_state, self.folder / "state.zip", content)
-        self.saved_at = self.now()
+        self.saved_at = self.instant()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
+
+# %% ../../nbs/realtime/08_service.ipynb #cf8b1d46
+def load_loops(
+    forecaster: Forecaster,
+) -> None:
+    "Compile its loops, or load what was kept of them, with nothing to hear and nothing to ask"
+    nothing = Task(0.0, 0.0, 0.0, np.zeros(0, np.bool_), False)
+    forecaster.replay.hear(forecaster.names, np.full(0, MESSAGE), forecaster.timetable, nothing)
 
 # %% ../../nbs/realtime/08_service.ipynb #30035621
 def begun(
@@ -259,6 +273,7 @@ def begun(
             say(str(error))
     if forecaster is None:
         forecaster = Forecaster(model, beforehand.known, every_seconds, now)
+    load_loops(forecaster)
     if collector is not None:
         since = max(forecaster.tracker.heard_at, now - 6 * 3600)
         for snapshot in kept_since(collector, since):
@@ -308,7 +323,7 @@ def run(
     day: date | None = None,
 ) -> None:
     "Hear feeds and publish, until the end"
-    heard, renewed = queue.Queue(2), queue.Queue()  # who polls waits for who hears
+    heard, renewed = queue.Queue(64), queue.Queue()  # who polls waits for who hears
     threads = [
         threading.Thread(target=poll_for_ever, args=(name, feed, heard, ends), daemon=True)
         for name, feed in feeds.items()

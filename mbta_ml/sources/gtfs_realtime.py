@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import Settings
+from .announced import ANNOUNCED_TRIPS, announced_in
 from .gtfs_zip import database
 from .live_files import _all_of, _selected, directories
 from mbta_ml.sources.live_tables import (
@@ -32,11 +33,12 @@ from mbta_ml.sources.live_tables import (
     _read_live,
     _sane,
     _started,
+    _whole,
     _write_tables,
 )
 from .tables import read_tables
 from ..clock import INSTANT
-from .records import STARTS, Records, records_of, STOPS
+from .records import STARTS, STOP_EVENTS, STOPS, Records, records_of
 
 # %% ../../nbs/sources/06_gtfs_realtime.ipynb #8f086fde
 _BLANKED = ", ".join(
@@ -121,6 +123,9 @@ class LiveRecords(Records):
     "What a live feed says, with what the MBTA predicted meanwhile"
 
     official: pa.Table = field(default_factory=OFFICIAL.empty_table)
+    announced: pa.Table = field(
+        default_factory=ANNOUNCED_TRIPS.empty_table
+    )  # trips that haven't begun
 
 
 def _stop_events(
@@ -181,8 +186,10 @@ UNUSED = {  # why a prediction is none of an arrival, as SQL
 UPDATES = f"""
 CREATE TEMP TABLE updates AS
 WITH given AS (
-  SELECT stop_id, recorded, nullif(trip_id, '') AS trip_id,
+  SELECT stop_id, recorded, nullif(trip_id, '') AS trip_id, nullif(vehicle_id, '') AS vehicle_id,
+    nullif(route_id, '') AS route_id, {_whole("direction_id")} AS direction_id, stop_sequence,
     IF(predicted BETWEEN 946684800 AND 4102444800, predicted, NULL) AS predicted,
+    IF(departure BETWEEN 946684800 AND 4102444800, departure, NULL) AS departure,
     coalesce(CAST(try_strptime(start_date, '%Y%m%d') AS DATE),
         {CLOCK_DAY.format(_sane("recorded"))}) AS service_date,
     IF(trip_relationship = 'ADDED', NULL, {_started("start_time")}) AS start_time,
@@ -228,12 +235,13 @@ def _official(
     folders: list[Path],
     to: pd.Timestamp | None,
     first_starts: pa.Table,
+    events: pa.Table,  # stop events
     timetable: Path | None = None,
-) -> tuple[pa.Table, dict]:
-    "What the MBTA predicted of arrivals, and how much else it said, by reason"
+) -> tuple[pa.Table, pa.Table, dict]:
+    "What the MBTA predicted of arrivals, what it announced, and how much else it said, by reason"
     updates = _all_of(folders, "trip_updates")
     if updates is None:
-        return OFFICIAL.empty_table(), {}
+        return OFFICIAL.empty_table(), ANNOUNCED_TRIPS.empty_table(), {}
     with database() as con:
         con.register("first_starts", first_starts)
         con.execute(
@@ -242,12 +250,12 @@ def _official(
         )
         _in_force(con, folders, "stop", to, timetable)
         found = con.sql(OFFICIAL_QUERY).to_arrow_table().cast(OFFICIAL)
-        return found, dict(
-            con.sql(
-                "SELECT unused, count(*) FROM updates WHERE unused IS NOT NULL AND predicted IS NOT"
-                " NULL GROUP BY unused"
-            ).fetchall()
-        )
+        announced = announced_in(con, events, SILENT_SECONDS)
+        unused = con.sql(
+            "SELECT unused, count(*) FROM updates WHERE unused IS NOT NULL AND predicted IS NOT"
+            " NULL GROUP BY unused"
+        ).fetchall()
+        return found, announced, dict(unused)
 
 # %% ../../nbs/sources/06_gtfs_realtime.ipynb #8d0f0aa3
 def read_official(
@@ -263,7 +271,8 @@ def read_official(
         )
         con.execute(VEHICLE)
         con.execute(FIRST_STARTS)
-        return _official(folders, to, con.sql("FROM first_starts").to_arrow_table())[0]
+        first_starts = con.sql("FROM first_starts").to_arrow_table()
+    return _official(folders, to, first_starts, STOP_EVENTS.empty_table())[0]
 
 # %% ../../nbs/sources/06_gtfs_realtime.ipynb #f63180f7
 def _stop_names(folder: Path) -> pa.Table:
@@ -295,7 +304,7 @@ def read_gtfs_rt(
     found, first_starts = _stop_events(
         folders, to, f"gtfs_rt:{pattern}", quarantine, timetable, positions
     )
-    official, unused = _official(folders, to, first_starts, timetable)
+    official, announced, unused = _official(folders, to, first_starts, found.stop_events, timetable)
     dropped = dict(sorted({**found.dropped, **unused}.items()))
     return LiveRecords(
         found.source,
@@ -306,6 +315,7 @@ def read_gtfs_rt(
         starts=found.starts,
         stops=_stop_names(folders[0]),
         official=official,
+        announced=announced,
         positions=found.positions,
     )
 

@@ -47,6 +47,11 @@ LIVE_COLUMNS = {  # file → our name → the column's name in it, its kind, whe
         "revenue": ("trip_update.trip.revenue", FLAG, False),
         "trip_relationship": ("trip_update.trip.schedule_relationship", TEXT, False),
         "stop_relationship": ("trip_update.stop_time_update.schedule_relationship", TEXT, False),
+        "departure": ("trip_update.stop_time_update.departure.time", NUMBER, False),
+        "stop_sequence": ("trip_update.stop_time_update.stop_sequence", NUMBER, False),
+        "vehicle_id": ("trip_update.vehicle.id", TEXT, False),
+        "route_id": ("trip_update.trip.route_id", TEXT, False),
+        "direction_id": ("trip_update.trip.direction_id", NUMBER, False),
     },
     "stops": {
         "id": ("stop_id", TEXT, True),

@@ -139,9 +139,8 @@ def apply_timetable(
         events = con.sql("SELECT * EXCLUDE (day_off) FROM scheduled").to_arrow_table()
         ((days_off,),) = con.execute("SELECT count(*) FILTER (day_off) FROM scheduled").fetchall()
         frames = {"stop events": events, "timetable": con.sql("FROM timetable").to_arrow_table()}
-        official = (
-            {"official": rename_runs(con, records.official)} if hasattr(records, "official") else {}
-        )
+        told = ("official", "announced")
+        official = {n: rename_runs(con, getattr(records, n)) for n in told if hasattr(records, n)}
     dropped = records.dropped | ({NOT_TAKEN: days_off} if days_off else {})
     made = records_of(f"{records.source} with timetable {name}", frames, dropped, quarantine)
     return replace(
