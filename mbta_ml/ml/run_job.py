@@ -371,7 +371,7 @@ def search_summary(
         summary["importance"] = ", ".join(shares)
     return summary
 
-# %% ../../nbs/ml/03a_run_job.ipynb #fbf44d2e
+
 def search_pictures(
     trained: Trained,
 ) -> dict:  # name → figure; empty without a search
