@@ -132,9 +132,7 @@ def as_predictions(
     about = ("service_date", "trip_id", "vehicle_id", "route_id", "direction_id")
     columns = {name: [getattr(trip, name) for trip, _, _ in rows] for name in about}
     columns |= {name: [getattr(s, name) for *_, s in rows] for name in ("stop_id", "station_id")}
-    columns |= dict.fromkeys(
-        ("scheduled_arrival", "delay_seconds", "stop_name"), [None] * len(rows)
-    )
+    columns |= dict.fromkeys(("scheduled_arrival", "delay_seconds"), [None] * len(rows))
     columns = {n: pa.array(values, PREDICTIONS.field(n).type) for n, values in columns.items()}
     place = pc.index_in(columns["stop_id"], names["stop_id"])
     columns["stop_name"] = pc.take(names["stop_name"], place)
