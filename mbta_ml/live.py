@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add_hearing_arguments(parser)
     return add_answer_arguments(parser, json=False)
 
-
+# %% ../nbs/09_live.ipynb #9e7192f0
 def checked_options(
     options: argparse.Namespace,
     settings: Settings,

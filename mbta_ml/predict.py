@@ -144,7 +144,7 @@ def as_predictions(
     tables = [columns[field.name].cast(field.type) for field in PREDICTIONS]
     return pa.table(tables, schema=PREDICTIONS)
 
-
+# %% ../nbs/04_predict.ipynb #03d10041
 def before_departure(
     held: Extract | InMemory,  # the records
     memory: pa.Table | None,  # stop events that a model remembers
@@ -270,7 +270,7 @@ def records_to_replay(
             return Extract(folder, options.to)
     return InMemory(read_options(options, settings))
 
-
+# %% ../nbs/04_predict.ipynb #2b5011ae
 def _parser() -> argparse.ArgumentParser:
     "The command's arguments"
     parser = add_source_arguments(

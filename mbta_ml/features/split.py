@@ -132,7 +132,7 @@ def trips_of(
     "How many trips they are of, each date for itself"
     return len(made[["service_date", "trip_id"]].drop_duplicates())
 
-
+# %% ../../nbs/features/03_split.ipynb #b56d42e5
 def rests_on(
     parts: dict[str, pd.DataFrame],  # examples, as from `split`
 ) -> str | None:  # None: on a day or more

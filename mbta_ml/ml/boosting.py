@@ -118,7 +118,7 @@ def boost(
     best = booster.best_iteration + 1
     return Fit(booster[:best], best, {part: errors["mae"] for part, errors in curves.items()})
 
-
+# %% ../../nbs/ml/03d_boosting.ipynb #159d6f02
 def fit(
     train: pd.DataFrame,
     validation: pd.DataFrame | None,  # None: exactly `rounds` rounds

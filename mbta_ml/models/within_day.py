@@ -373,7 +373,7 @@ def fitted_until(
     known = known[~np.isnan(known)]
     return pd.Series(known).groupby(day_of(known)).max().to_dict()
 
-
+# %% ../../nbs/models/06_within_day.ipynb #adc8b3fa
 class WithinDay:
     "Moves the predictions of a model by what is known of its errors"
 

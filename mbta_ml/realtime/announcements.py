@@ -91,7 +91,7 @@ class Announcements:
         self.news = [told for told in self.news if told.known > now]
         return heard
 
-
+# %% ../../nbs/realtime/03a_announcements.ipynb #6f1d6804
 def passed_of_facts(
     known: Known,
     facts: Iterable[Fact],  # in order
