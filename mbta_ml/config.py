@@ -229,8 +229,8 @@ def parse_setting(
         return int(text)
     if name == "wandb_mode" and text not in ("online", "offline", "disabled"):
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
-    is_address = name == "wandb_base_url" or name.endswith("_address")
-    if is_address and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+    is_web = name == "wandb_base_url" or name.endswith("_address") and name != "ray_address"
+    if is_web and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
         raise ValueError(
             f"{variable(name)} is {text!r}; expected an address such as"
             f" {getattr(Settings, name) or 'http://localhost:9050'}"
@@ -242,7 +242,8 @@ def parse_setting(
         )
     if name in ("serve_health", "serve_predict") and not re.fullmatch(r"/[!-~]*", text):
         raise ValueError(f"{variable(name)} is {text!r}; expected a path such as /predict")
-    if name.startswith(("table_", "bigquery_")) and not re.fullmatch(r"[A-Za-z_]\w*", text):
+    is_name = name.startswith(("table_", "bigquery_")) and not is_web
+    if is_name and not re.fullmatch(r"[A-Za-z_]\w*", text):
         raise ValueError(
             f"{variable(name)} is {text!r}; expected a name of letters, digits and underscores"
         )
