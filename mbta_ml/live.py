@@ -121,6 +121,7 @@ def service_of(
     collector,  # `Collector`, or None
 ):  # the `Service`, and the service date of its timetable
     "A service that knows what was heard before"
+    from mbta_ml.realtime.beside import Beside
     from mbta_ml.realtime.service import Service, begun
 
     path = live_model(settings, options.model)
@@ -129,7 +130,9 @@ def service_of(
     beforehand = beforehand_of(options, model, now)
     board.places = beforehand.places
     folder, about = options.folder, {"model": path}
+    about |= {"official": True} if options.official else {}
     found = begun(model, beforehand, options.every, folder, collector, about, now, tell)
+    found.beside = Beside() if options.official else None
     return Service(found, board, collector, folder, about, hearing.now), beforehand.day
 
 # %% ../nbs/09_live.ipynb #f5860ae3
@@ -202,6 +205,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model": dict(help="a path, a run's name, latest, or lookup (default: in production)"),
         "--every": dict(type=seconds_argument, default=15, metavar="SECONDS"),
         "--folder": dict(type=Path, help="for state, records and feed (default: data/live)"),
+        "--official": dict(
+            action="store_true", help="the mean of ours and of the MBTA's own predictions"
+        ),
         "--no-records": dict(action="store_true", help="keep nothing of what was heard"),
         "--host": dict(default="0.0.0.0", help="the address to listen at (default: all)"),
         "--port": dict(type=int, help="the port (default: that of serve)"),
@@ -223,6 +229,8 @@ def checked_options(
     "What is not given by a person"
     if not 0 <= options.speed < 1e6:
         raise ValueError(f"--speed is {options.speed:g}; expected 0, or times as fast as it was")
+    if options.official and options.replay is not None and not options.speed:
+        raise ValueError("--speed 0 hears vehicles alone; give --official another speed")
     options.port = settings.serve_port if options.port is None else options.port
     options.folder = settings.data / "live" if options.folder is None else options.folder
     options.folder.mkdir(parents=True, exist_ok=True)

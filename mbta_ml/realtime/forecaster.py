@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
-           'cancelled_and_skipped', 'hear_departures', 'hear_facts', 'following', 'arrivals_among', 'hear', 'reach',
-           'sequences', 'show', 'forecast_of', 'forecast_before', 'publication']
+           'cancelled_and_skipped', 'hear_departures', 'hear_facts', 'following', 'arrivals_among', 'official', 'hear',
+           'reach', 'sequences', 'show', 'forecast_of', 'forecast_before', 'publication']
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
 from collections.abc import Callable, Iterable
@@ -20,8 +20,10 @@ from ..features.departures import Departures, Expected, in_order, passed_of, tic
 from ..features.examples import minute_of_day
 from ..features.replay import Task, merged
 from ..features.state import MESSAGE
+from ..models.combined import combined
 from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
 from .announcements import Announcements, passed_of_facts
+from .beside import Beside
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
@@ -106,6 +108,7 @@ def answers(
     stations: list[str],  # of each number
     carried: Carried,
     follows=None,  # (rows, their modes, seconds, low, high) → as the day has them
+    beside=None,  # rows → what the MBTA predicts of them, seconds; None: ours alone
 ) -> Answers:
     "What a model predicts for each row"
     frame = columns_of(rows, events)
@@ -116,6 +119,8 @@ def answers(
     values = [seconds, low, high]
     if model.every_seconds is None:
         values = carried(rows, values)
+    if beside is not None:
+        values = combined(beside(rows), *values)
     if follows is not None:
         values = follows(rows, frame["mode"], *values)
     return Answers(rows, *(np.round(value, 1) for value in values))
@@ -171,6 +176,7 @@ class Forecaster:
         self.official: dict[str, list[OfficialUpdate]] = {}  # trip → what the MBTA said last
         self.official_at = -np.inf
         self.departures, self.announcements = Departures(), Announcements()
+        self.beside: Beside | None = None  # put together with what the MBTA predicts
         self.expected: dict[tuple, Expected] = {}  # of trips that have not begun, the last answers
         self.expected_lately: list[Expected] = []  # what the last snapshot made it say of them
         memory = getattr(model, "memory", None) if remembers else None
@@ -207,6 +213,8 @@ def hear_updates(
         for update in snapshot.updates:
             forecaster.official.setdefault(update.trip_id, []).append(update)
         forecaster.announcements.hear(snapshot, forecaster.tracker)
+        if forecaster.beside is not None:
+            forecaster.beside.hear(snapshot, forecaster.tracker)
 
 
 def cancelled_and_skipped(
@@ -295,6 +303,26 @@ def arrivals_among(messages: np.ndarray) -> np.ndarray:  # ARRIVAL
     found["day"] = day_of(found["known"])
     return found
 
+# %% ../../nbs/realtime/04a_forecaster.ipynb #4fd647e0
+def official(
+    forecaster: Forecaster,
+) -> Callable | None:  # rows → seconds from `made`, NaN where the MBTA says nothing
+    "What the MBTA predicts of the rows of a step"
+    told, names = forecaster.beside, forecaster.names
+    if told is None:
+        return None
+    stops, stations = list(names.stops.number), list(names.stations.number)
+
+    def of(rows: np.ndarray) -> np.ndarray:
+        columns = (rows[name].tolist() for name in ("event", "stop", "station", "made"))
+        seconds = [
+            told.seconds(key_of(forecaster.events[event].run)[:2], stops[stop], stations[at], made)
+            for event, stop, at, made in zip(*columns)
+        ]
+        return np.array(seconds, np.float32).astype(np.float64)  # as a replay has them
+
+    return of
+
 # %% ../../nbs/realtime/04a_forecaster.ipynb #d375481f
 def hear(
     forecaster: Forecaster,
@@ -316,9 +344,9 @@ def hear(
     found = None
     if len(rows):
         stations = list(forecaster.names.stations.number)
-        follows = following(forecaster, messages)
+        moved = following(forecaster, messages), official(forecaster)
         asked = (forecaster.model, rows, forecaster.events, stations, forecaster.carried)
-        found = answers(*asked, follows)
+        found = answers(*asked, *moved)
         show(forecaster, found)
         forecaster.carried.keep(forecaster.replay.last_departures())
     elif forecaster.within_day is not None:
