@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIDE', 'PREDICTIONS', 'carry_over', 'LastPredictions', 'predictions', 'as_predictions', 'before_departure', 'in_time',
-           'day_begins', 'following', 'replayed', 'replay', 'records_to_replay', 'table_at', 'predict_at', 'main']
+           'day_begins', 'replayed', 'replay', 'records_to_replay', 'table_at', 'predict_at', 'main']
 
 # %% ../nbs/04_predict.ipynb #ce35d720
 import argparse
@@ -25,6 +25,7 @@ from .cli import add_source_arguments, command, instant, parsed, seconds_argumen
 from .sources.read import read_options
 from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
+from .models.answers import Predicted, as_fitted
 from .models.predictors import load
 from .output import note, result
 from .progress import progress
@@ -95,21 +96,18 @@ def predictions(
     rows: pa.Table,  # examples
     names: pa.Table,  # `STOPS`
     before: LastPredictions,  # those of the pieces before
-    follows=None,  # (rows, seconds, low, high) → the same as the day has them; None: they stay
+    follows=None,  # as from `following` of `models.within_day`; None: the day isn't followed
 ) -> pa.Table:  # `PREDICTIONS`
     "What `model` predicts for each example"
     frame = rows.drop_columns(["service_date", "trip_id", "vehicle_id", "stop_id"]).to_pandas()
-    seconds = model.seconds(frame)
-    low, high = model.band(frame, seconds)
-    values = {"low": low, "predicted_arrival": seconds, "high": high}
+    said = as_fitted(model, frame)
     if model.every_seconds is None:
-        values = before.carry_over(rows, values)
+        said = Predicted(**before.carry_over(rows, said._asdict()))
     if follows is not None:
-        middle, low, high = (values[name] for name in ("predicted_arrival", "low", "high"))
-        values = dict(zip(("predicted_arrival", "low", "high"), follows(rows, middle, low, high)))
+        said = follows(rows, said)
     at = {
         name: frame["made_at"] + pd.to_timedelta(np.round(seconds, 1), unit="s")
-        for name, seconds in values.items()
+        for name, seconds in zip(("predicted_arrival", "low", "high"), said)
     }
     delay = (at["predicted_arrival"] - frame["scheduled_arrival"]).dt.total_seconds()
     columns = {name: rows[name] for name in PREDICTIONS.names if name in rows.column_names}
@@ -196,27 +194,6 @@ def day_begins(
     date = service_date(pd.Series([instant]))
     return (service_midnight(date) + pd.Timedelta(hours=3))[0]
 
-
-def following(
-    model,  # see `load`
-    held: Extract | InMemory,  # the records
-    start: pd.Timestamp | None,  # what is asked from then on
-):  # (rows, seconds, low, high) → the same as the day has them; None: they stay
-    "What moves the predictions of a replay, piece by piece"
-    if getattr(model, "within_day", None) is None:
-        return None
-    from mbta_ml.models.within_day import Arrivals, WithinDay  # loads Numba
-
-    within = WithinDay(model)
-    arrivals = Arrivals(held, within, start)
-
-    def follow(rows: pa.Table, *values: np.ndarray) -> list[np.ndarray]:
-        if not len(rows):
-            return list(values)
-        return within(rows, values, arrivals.until(rows["made_at"][-1].as_py()))
-
-    return follow
-
 # %% ../nbs/04_predict.ipynb #8e4e36ba
 def replayed(
     model,  # see `load`
@@ -230,9 +207,12 @@ def replayed(
     early = start
     if start is not None and every_seconds:  # so that ticks find their departure
         early = start - pd.Timedelta(seconds=HORIZON_SECONDS)
-    if start is not None and getattr(model, "within_day", None) is not None:
-        early = min(early, day_begins(start))
-    names, before, follows = held.names(), LastPredictions(), following(model, held, early)
+    names, before, follows = held.names(), LastPredictions(), None
+    if getattr(model, "within_day", None) is not None:
+        from mbta_ml.models.within_day import following  # loads Numba
+
+        early = early if start is None else min(early, day_begins(start))
+        follows = following(model, held, early)
 
     def under_way():
         for piece in long_pieces(held, model.memory, every_seconds, early, end, say):
