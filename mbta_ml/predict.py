@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIDE', 'PREDICTIONS', 'carry_over', 'LastPredictions', 'predictions', 'as_predictions', 'before_departure', 'in_time',
-           'day_begins', 'replayed', 'replay', 'records_to_replay', 'table_at', 'predict_at', 'main']
+           'replayed', 'replay', 'records_to_replay', 'table_at', 'predict_at', 'main']
 
 # %% ../nbs/04_predict.ipynb #ce35d720
 import argparse
@@ -20,7 +20,7 @@ from .config import Settings, read_settings
 from .features.days import Extract, InMemory, is_whole, long_pieces
 from .features.departures import Expected, replayed_departures
 from .features.examples import as_instants
-from .clock import INSTANT, service_date, service_midnight
+from .clock import INSTANT
 from .cli import add_source_arguments, command, instant, parsed, seconds_argument
 from .sources.read import read_options
 from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
@@ -186,14 +186,6 @@ def in_time(
     if other is not None:
         yield pa.concat_tables([other, *others])
 
-# %% ../nbs/04_predict.ipynb #1691eea0
-def day_begins(
-    instant: pd.Timestamp,
-) -> pd.Timestamp:
-    "03:00 in Boston of the service day"
-    date = service_date(pd.Series([instant]))
-    return (service_midnight(date) + pd.Timedelta(hours=3))[0]
-
 # %% ../nbs/04_predict.ipynb #8e4e36ba
 def replayed(
     model,  # see `load`
@@ -209,7 +201,7 @@ def replayed(
         early = start - pd.Timedelta(seconds=HORIZON_SECONDS)
     names, before, follows = held.names(), LastPredictions(), None
     if getattr(model, "within_day", None) is not None:
-        from mbta_ml.models.within_day import following  # loads Numba
+        from mbta_ml.models.within_day import day_begins, following  # loads Numba
 
         early = early if start is None else min(early, day_begins(start))
         follows = following(model, held, early)

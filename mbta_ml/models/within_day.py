@@ -7,7 +7,7 @@ __all__ = ['LEVEL', 'SAID', 'ASKED', 'ARRIVAL', 'LARGEST_MOVE', 'HORIZONS', 'LON
            'MOST_NUMBERS', 'PIECE', 'CHOICES', 'MARGIN', 'moved', 'bounded', 'settle', 'count', 'Recent',
            'nothing_said', 'horizon_of', 'remember', 'put', 'kept', 'with_room', 'begin_day', 'settle_all', 'hear',
            'follow', 'recent_out', 'recent_in', 'numbers_of', 'day_of', 'arrivals_of', 'fitted_until', 'WithinDay',
-           'Arrivals', 'following', 'Untaught', 'followed', 'as_followed', 'chosen_steps']
+           'Arrivals', 'day_begins', 'following', 'Untaught', 'followed', 'as_followed', 'chosen_steps']
 
 # %% ../../nbs/models/06_within_day.ipynb #7b7c27cc
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..clock import service_date
+from ..clock import service_date, service_midnight
 from ..features.replay import milliseconds
 from mbta_ml.features.windows import (
     NAN,
@@ -451,6 +451,14 @@ class Arrivals:
         return found
 
 # %% ../../nbs/models/06_within_day.ipynb #b93c7909
+def day_begins(
+    instant: pd.Timestamp,
+) -> pd.Timestamp:
+    "03:00 in Boston of the service day"
+    date = service_date(pd.Series([instant]))
+    return (service_midnight(date) + pd.Timedelta(hours=3))[0]
+
+
 def following(
     model,  # see `load`, with `within_day`
     held,  # `Extract` or `InMemory`: the records
