@@ -336,6 +336,7 @@ def figures(
         },
         "band holds %": 100 * band["coverage"] if "coverage" in band else None,
         "band width s": band.get("median_width_seconds"),
+        "MAE s as fitted": found.get("as_fitted", {}).get("mae_seconds"),
         "rows judged": found.get("rows"),
         "train s": found.get("train_seconds"),
     }

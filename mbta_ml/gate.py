@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from .comparison import FEWEST, KEY, paired, rows_of
 from .config import Settings
@@ -66,22 +67,28 @@ def synthetic_over_real(
 def by_production(
     test: pd.DataFrame,  # examples
     production: Path,
+    events: pa.Table,  # the stop events that they were made of
 ) -> dict:  # columns of `judged.parquet`; empty: nothing stands there that could predict
-    "What the model in production says of each row of a test part"
+    "What the model in production says of the rows of a test part that it can't have learned from"
+    from mbta_ml.models.within_day import as_followed  # loads Numba
+
     if not production.is_file():
         return {}
     try:
         model, sha = load(production), read_sidecar(companions(production)[0])["model_sha256"]
-        seconds = model.seconds(test)
-        low, high = model.band(test, seconds)
+        later = (test["made_at"] >= model.until).to_numpy()
+        said = as_followed(model, test[later], events)
     except (ValueError, OSError, KeyError) as error:
         note(f"{production} can't predict the test part, so nothing is held against it: {error}")
         return {}
+    found = {name: np.full(len(test), np.nan) for name in said._fields}
+    for name, values in said._asdict().items():
+        found[name][later] = values
     return {
         "production_sha256": sha,
-        "production_seconds": seconds,
-        "production_low_seconds": low,
-        "production_high_seconds": high,
+        "production_seconds": found["seconds"],
+        "production_low_seconds": found["low"],
+        "production_high_seconds": found["high"],
     }
 
 # %% ../nbs/02b_gate.ipynb #299fa27e

@@ -36,7 +36,7 @@ from mbta_ml.dl.pruning import (
 from .training import Fitted, Recipe, mae, tensors
 from ..cli import command
 from ..files import read_json
-from ..ml.job import Job, Lesson, Parameters
+from ..ml.job import Job, Lesson, Parameters, steps_of
 from ..ml.ml_utils import judged
 from ..ml.run_job import Trained, Work, job_main
 from ..ml.trials import Range
@@ -156,6 +156,8 @@ def prune(
     judging, shipping = (
         prune_as_far(lesson, part, pick, fitted, plan, tuning) for part in ("before test", "all")
     )
+    cut = DNN(pick.net, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end)
+    of_judged, of_shipped = steps_of(cut, judging, lesson)
     pruned = {
         "run": plan.model,
         "kind": pick.kind,
@@ -163,8 +165,8 @@ def prune(
         "candidates": table.to_dict("records"),
     }
     return Trained(
-        shipping,
-        judging,
+        replace(shipping, within_day=of_shipped),
+        replace(judging, within_day=of_judged),
         to_onnx(shipping.net),
         "onnx",
         tuning,

@@ -26,7 +26,7 @@ from .network import DNN, Network, Shape, Vocabulary, described, network_of, wei
 from .onnx_export import to_onnx
 from .training import Fitted, Learning, Recipe, torch_seeded, fit_network, tensors
 from ..cli import command
-from ..ml.job import Job, JobConfig, Lesson, Parameters
+from ..ml.job import Job, JobConfig, Lesson, Parameters, steps_of
 from ..ml.ml_utils import judged
 from ..ml.rows import chosen_features
 from ..ml.run_job import CHECKPOINTS, Trained, Work, job_main
@@ -164,11 +164,12 @@ def train(
             f"{part}: {fitted.epochs} epochs, {fitted.examples_per_second:,.0f} examples a second,"
             f" of which the loader takes {fitted.loader_share:.1%}"
         )
-    shipped = models["all"]
+    of_judged, of_shipped = steps_of(models["train"], models["before test"], lesson)
+    shipped = replace(models["all"], within_day=of_shipped)
     about["about"] = about.get("about", {}) | described(shipped.net, shipped.vocabulary)
     return Trained(
         shipped,
-        models["before test"],
+        replace(models["before test"], within_day=of_judged),
         to_onnx(shipped.net),
         "onnx",
         params,

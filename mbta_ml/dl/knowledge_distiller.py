@@ -35,7 +35,7 @@ from .training import Learning, Recipe
 from ..cli import command
 from ..files import atomic_path
 from ..ml import xgboost_trainer
-from ..ml.job import Job, JobConfig, Lesson, Parameters
+from ..ml.job import Job, JobConfig, Lesson, Parameters, steps_of
 from ..ml.ml_utils import compare, judged
 from ..ml.rows import arrays, chosen_features
 from ..ml.run_job import CHECKPOINTS, Trained, Work, job_main
@@ -149,6 +149,7 @@ class Distilled:
     params: dict
     content: bytes  # the graph
     model: Onnx
+    first: Onnx  # of the training part, with the same band
     epochs: int
     curves: dict  # part → error by epoch
     parameters: int
@@ -196,8 +197,9 @@ def distill(
     first, epochs, curves = fit_student(
         student, rows_of("train", starts["validation"]), watched, params, rounds
     )
-    predicted = as_model(first.to_onnx(), features, None, lesson).seconds(seen)
-    residuals = Residuals.of(seen, seen["travel_seconds"].to_numpy(np.float64) - predicted)
+    taught = as_model(first.to_onnx(), features, None, lesson)
+    error = seen["travel_seconds"].to_numpy(np.float64) - taught.seconds(seen)
+    residuals = Residuals.of(seen, error)
     last, _, _ = fit_student(
         student, rows_of("before test", starts["test"]), None, params, rounds, epochs
     )
@@ -207,6 +209,7 @@ def distill(
         params,
         content,
         as_model(content, features, residuals, lesson),
+        replace(taught, residuals=residuals),
         epochs,
         curves,
         last.parameter_count(),
@@ -445,6 +448,7 @@ def train(
         fitting.step()
         rows = student_rows(lesson.parts["all"], features, labels, None)
         last, _, _ = fit_student(plan.student, rows, None, student.params, rounds, student.epochs)
+    of_judged, of_shipped = steps_of(student.first, student.model, lesson)
     content, pair = last.to_onnx(), {"student": student, "twin": twin}
     table, test = compare_with_twin(lesson, labels, student, twin), lesson.parts["test"]
     table["times_identity"] = pd.Series(
@@ -458,9 +462,10 @@ def train(
             for who, row in table.iterrows()
         },
     }
+    shipped = as_model(content, features, student.model.residuals, lesson)
     return Trained(
-        as_model(content, features, student.model.residuals, lesson),
-        student.model,
+        replace(shipped, within_day=of_shipped),
+        replace(student.model, within_day=of_judged),
         content,
         "onnx",
         student.params,

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..features.columns import HORIZON_SECONDS
-from ..models.answers import Residuals, matrix, seconds_of
+from ..models.answers import Residuals, Steps, matrix, seconds_of
 from ..models.predictors import codes, named
 from ..models.sidecar import CATEGORIES
 
@@ -283,6 +283,7 @@ class DNN:
     memory: pa.Table | None = None  # stop events: the past it brings to a source that starts cold
     every_seconds: int | None = None  # the ticks it was trained on
     until: pd.Timestamp | None = None  # the last instant it has seen
+    within_day: Steps | None = None  # how predictions follow their errors; None: they stay
 
     @property
     def features(self) -> list[str]:

@@ -401,7 +401,17 @@ def quantized_metrics(
     why: dict,  # as from `Quantized.why`
 ) -> dict:  # `metrics.json`
     "The figures of the model before, and what was decided"
-    kept = ("test", "band", "better_than_lookup", "sources", "from", "to", "seed", "synthetic")
+    kept = (
+        "test",
+        "band",
+        "as_fitted",
+        "better_than_lookup",
+        "sources",
+        "from",
+        "to",
+        "seed",
+        "synthetic",
+    )
     return {
         "rows": int(judged(lesson.parts["test"]).sum()),
         **{name: meta[name] for name in kept if name in meta},

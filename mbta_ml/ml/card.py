@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..features.columns import HORIZON_SECONDS
 from ..features.examples import FEATURES
-from .ml_utils import as_table
+from .ml_utils import as_fitted_line, as_table
 
 # %% ../../nbs/ml/02b_card.ipynb #0d224d25
 FEATURE_GROUPS = {  # heading → the names, or how they begin
@@ -269,6 +269,11 @@ def judged_by(
         parts.append(
             f"The 80 % band held {band['coverage']:.1%} of the arrivals; its median width is"
             f" {band['median_width_seconds']:.0f} s."
+        )
+    if fitted := as_fitted_line(found):
+        parts.append(
+            "Errors and band are those that riders get: predictions follow the day as its"
+            f" arrivals become known. The same model {fitted[0]}."
         )
     if found.get("added"):
         parts += [

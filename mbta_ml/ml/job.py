@@ -6,7 +6,7 @@
 __all__ = ['JSON_NAMES', 'CLUSTER_THREADS', 'OF_THE_RUN', 'TICK_SECONDS', 'JobConfig', 'as_dictionary', 'job_config_of',
            'checked', 'params_from', 'Parameters', 'whole_number', 'add_parameter_arguments', 'add_run_arguments',
            'training_arguments', 'Job', 'new_config', 'refuse_given', 'resumed', 'parts_of', 'last_known', 'Lesson',
-           'lesson_of']
+           'lesson_of', 'steps_of']
 
 # %% ../../nbs/ml/03_job.ipynb #75d7f540
 import argparse
@@ -28,6 +28,7 @@ from ..features.examples import examples
 from ..features.split import ENOUGH, split
 from ..files import read_json, read_text
 from .trials import Range, share_out
+from ..models.answers import Steps
 from ..progress import progress
 from ..runs import Run, find_run, state
 from ..sources.records import Records, remember
@@ -431,3 +432,17 @@ def lesson_of(
         all(r.synthetic for r in sources),
         len(frame),
     )
+
+# %% ../../nbs/ml/03_job.ipynb #91d2bc87
+@progress("following the day")
+def steps_of(
+    first,  # a model fitted on the training part
+    judged,  # on what lies before the test part
+    lesson: Lesson,
+) -> tuple[Steps, Steps]:  # of the judged model, of the shipped one
+    "Whether predictions follow their errors within the day"
+    from mbta_ml.models.within_day import chosen_steps  # loads Numba
+
+    seen = [(first, lesson.parts["validation"])]
+    both = [*seen, (judged, lesson.parts["test"])]
+    return chosen_steps(seen, lesson.events), chosen_steps(both, lesson.events)

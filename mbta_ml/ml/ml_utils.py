@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'MBTA_BINS', 'TRANSIT_BINS', 'SLICES', 'GREYS', 'guesses', 'mbta_bins', 'transit_score', 'errors',
-           'judged', 'compare', 'as_table', 'drawn_sums', 'difference', 'band', 'report', 'by_slice', 'plot_by_horizon',
-           'plot_tolerances', 'colours_of', 'add_dots', 'plot_by_slice']
+           'judged', 'compare', 'as_table', 'drawn_sums', 'difference', 'band', 'error_and_band', 'as_fitted_line',
+           'report', 'by_slice', 'plot_by_horizon', 'plot_tolerances', 'colours_of', 'add_dots', 'plot_by_slice']
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #c249a47c
 from typing import TYPE_CHECKING
@@ -183,6 +183,29 @@ def band(
         "median_width_seconds": float(np.median((high - low)[rows])),
     }
 
+# %% ../../nbs/ml/00_ml_utils.ipynb #a959ea08
+def error_and_band(
+    frame: pd.DataFrame,  # examples with an arrival
+    seconds: np.ndarray,  # predicted
+    low: np.ndarray,
+    high: np.ndarray,
+) -> dict[str, float]:
+    "Three figures of one set of predictions, over the rows that count"
+    error = (frame["travel_seconds"].to_numpy(np.float64) - seconds)[judged(frame)]
+    return {"mae_seconds": float(np.nanmean(np.abs(error))), **band(frame, low, high)}
+
+
+def as_fitted_line(
+    found: dict,  # `metrics.json`
+) -> list[str]:  # a line; none where the day isn't followed
+    "What a model would be if it didn't follow the day"
+    if not (fitted := found.get("as_fitted")):
+        return []
+    return [
+        f"as fitted, before it follows the day: MAE {fitted['mae_seconds']:.1f} s, band holds"
+        f" {fitted['coverage']:.1%}, median width {fitted['median_width_seconds']:.0f} s"
+    ]
+
 # %% ../../nbs/ml/00_ml_utils.ipynb #84278684
 def report(
     found: dict,  # `metrics.json`
@@ -205,6 +228,7 @@ def report(
             f"80 % band: holds {held['coverage']:.1%}, median width"
             f" {held['median_width_seconds']:.0f} s"
         )
+    lines += as_fitted_line(found)
     if "added" in found:
         lines += ["added trips apart:", as_table(found["added"]).to_string(na_rep="–")]
     return "\n".join(lines)

@@ -24,9 +24,10 @@ from ..clock import BOSTON
 from ..config import Settings, read_settings
 from ..files import atomic_path, write_json
 from .card import markdown_table
-from .ml_utils import as_table, compare
+from .ml_utils import as_fitted_line, as_table, compare, error_and_band
 from mbta_ml.ml.new_days import (
     LINE_ROWS,
+    SAID,
     NewDays,
     against_promise,
     feed_delay,
@@ -202,6 +203,7 @@ class Report:
     tables: dict[str, pd.DataFrame]  # from `against_promise`
     compared: pd.DataFrame  # model and baselines
     riders: pd.DataFrame  # what riders notice of them
+    as_fitted: dict[str, float]  # of the model before it follows the day; empty: it doesn't
     drifted: pd.DataFrame  # from `drift`; empty: the sidecar has no reference
     places: pd.DataFrame  # from `unknown_places`
     missing: pd.DataFrame  # from `missing_predictions`
@@ -216,7 +218,10 @@ def look_at(
     seed: int = 0,
 ) -> Report:
     "Compare new days with what was promised; there are rows enough"
-    ours = new.rows["model_seconds"].to_numpy(np.float64)
+    ours, *fitted = (
+        new.rows[f"{name}_seconds"].to_numpy(np.float64) for name in ("model", *SAID["fitted"])
+    )
+    follows = getattr(model, "within_day", None) is not None
     tables = against_promise(new, meta, seed)
     places = unknown_places(new.events, model.memory)
     return Report(
@@ -226,6 +231,7 @@ def look_at(
         tables,
         as_table(compare(new.rows, model=ours)),
         riders_table(new.rows, model=ours),
+        error_and_band(new.rows, *fitted) if follows else {},
         drift(new.rows, meta.get("reference", {})),
         places,
         missing_predictions(new),
@@ -388,6 +394,9 @@ def counts(
         f"{nothing:.1%} of {int(missing['arrivals']):,} arrivals came without a prediction before"
         " them.",
     ]
+    lines += [
+        f"{text[0].upper()}{text[1:]}." for text in as_fitted_line({"as_fitted": report.as_fitted})
+    ]
     for what, delay in report.delay.items():
         if delay:
             when = "on the new days" if what == "new" else "on those that it remembers"
@@ -454,6 +463,7 @@ def as_json(
         **{kind: by_name(table) for kind, table in report.tables.items()},
         "baselines": by_name(report.compared),
         "riders": by_name(report.riders),
+        "as_fitted": report.as_fitted,
         "features": by_name(report.drifted),
         "moved_features": list(moved_features(report.drifted).index),
         "unknown": by_name(report.places),

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'SEARCH_ROUNDS', 'BOUNDS', 'PARAMETERS', 'LITTLE_MINUTES', 'LITTLE_TRIPS', 'LITTLE', 'LITTLE_ROUNDS',
-           'CHOSEN_FOR_LITTLE', 'JOB', 'with_band', 'fitted_in_memory', 'steps_of', 'with_and_without', 'train',
-           'best_line', 'base_params', 'is_little', 'little_params', 'fitted_from_disk', 'fitting_of', 'learn', 'main',
-           'look_ahead']
+           'CHOSEN_FOR_LITTLE', 'JOB', 'with_band', 'fitted_in_memory', 'train', 'best_line', 'base_params',
+           'is_little', 'little_params', 'fitted_from_disk', 'fitting_of', 'learn', 'main', 'look_ahead']
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #7339adca
 import tempfile
@@ -36,7 +35,7 @@ from mbta_ml.ml.boosting import (
     rows_of,
     shared,
 )
-from .job import Job, JobConfig, Lesson, Parameters, lesson_of
+from .job import Job, JobConfig, Lesson, Parameters, lesson_of, steps_of
 from .on_workers import fitted_on_workers
 from mbta_ml.ml.out_of_core import (
     OnDisk,
@@ -52,7 +51,7 @@ from .reference import reference
 from .rows import arrays, chosen_features
 from .run_job import CHECKPOINTS, Trained, Work, job_main
 from .trials import Range, Trial, best_of
-from ..models.answers import Residuals, Steps, neutral_of
+from ..models.answers import Residuals, neutral_of
 from ..models.predictors import XGBoost
 from ..progress import progress
 from ..sources.read import read_sources
@@ -117,39 +116,6 @@ def fitted_in_memory(
         parts[part], watched and parts[watched], features, params, rounds
     )
 
-# %% ../../nbs/ml/04_xgboost_trainer.ipynb #05925c1d
-def steps_of(
-    first: XGBoost,  # fitted on the training part
-    judged: XGBoost,  # fitted on what lies before the test part
-    lesson: Lesson,
-) -> tuple[Steps, Steps]:  # of the judged model, of the shipped one
-    "Whether predictions follow their errors within the day"
-    from mbta_ml.models.within_day import chosen_steps
-
-    seen = [(first, lesson.parts["validation"])]
-    both = [*seen, (judged, lesson.parts["test"])]
-    with progress("following the day"):
-        return chosen_steps(seen, lesson.events), chosen_steps(both, lesson.events)
-
-
-def with_and_without(
-    judged: XGBoost,  # with its steps
-    lesson: Lesson,
-) -> str:
-    "What following the day does to the test part, as a line"
-    from mbta_ml.models.within_day import replayed
-
-    test = lesson.parts["test"]
-    took, seconds = test["travel_seconds"].to_numpy(np.float64), judged.seconds(test)
-    still = (seconds, *judged.band(test, seconds))
-    moved = replayed(judged, test, lesson.events, judged.within_day)
-    errors = [np.nanmean(np.abs(took - middle)) for middle, *_ in (still, moved)]
-    covers = [np.mean((took >= low) & (took <= high)) for _, low, high in (still, moved)]
-    return (
-        f"following the day, on the test part: error {errors[0]:.1f} → {errors[1]:.1f} s, band"
-        f" covers {covers[0]:.0%} → {covers[1]:.0%}"
-    )
-
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #28018d64
 def train(
     lesson: Lesson,
@@ -175,7 +141,6 @@ def train(
     model = replace(with_band(first, features, lesson), neutral=neutral_of(known))
     judged = replace(model, booster=before.booster)
     steps = steps_of(replace(model, booster=first.booster), judged, lesson)
-    about["about"] = {**about.get("about", {}), "within_day": steps[1]._asdict()}
     return Trained(
         shipped=replace(model, booster=last.booster, within_day=steps[1]),
         judged=replace(judged, within_day=steps[0]),
@@ -306,7 +271,6 @@ def learn(
     found = {"trials": trials, "space": SPACE, "about": about, "chosen": chosen}
     trained = train(work.lesson, params, rounds, fitted, least, **found)
     work.log(f"fitted in {trained.train_seconds:.0f} s: {trained.rounds} rounds")
-    work.log(with_and_without(trained.judged, work.lesson))
     return trained
 
 # %% ../../nbs/ml/04_xgboost_trainer.ipynb #90656244

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN_SECONDS', 'SPREAD_FLOOR_SECONDS', 'MOST_SECONDS', 'column', 'seconds_of', 'spread_seconds', 'Residuals',
-           'Steps', 'matrix', 'neutral_of', 'known']
+           'Steps', 'Predicted', 'as_fitted', 'matrix', 'neutral_of', 'known']
 
 # %% ../../nbs/models/04a_answers.ipynb #f8fe36bf
 from collections.abc import Mapping
@@ -93,6 +93,25 @@ class Steps(NamedTuple):
     middle: float = 0.005  # half widths of the band, at each arrival; 0: they stay
     pull: float = 0.15  # back to what the model says
     band: float = 0.05  # of the logarithm of its width
+
+# %% ../../nbs/models/04a_answers.ipynb #351cb000
+class Predicted(NamedTuple):
+    "Of each example, seconds from made_at"
+
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def as_fitted(
+    model,  # whatever has `seconds` and `band`
+    frame: "pd.DataFrame",  # examples
+) -> Predicted:
+    "What a model says, before the day is followed"
+    if not len(frame):
+        return Predicted(*np.empty((3, 0)))
+    seconds = model.seconds(frame)
+    return Predicted(seconds, *model.band(frame, seconds))
 
 # %% ../../nbs/models/04a_answers.ipynb #68d66532
 def matrix(

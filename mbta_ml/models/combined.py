@@ -8,18 +8,18 @@ __all__ = ['OFFICIAL_SHARE', 'combined']
 # %% ../../nbs/models/07_combined.ipynb #d3830d17
 import numpy as np
 
+from .answers import Predicted
+
 # %% ../../nbs/models/07_combined.ipynb #48399c4f
 OFFICIAL_SHARE = 0.5
 
 
 def combined(
     official: np.ndarray,  # the MBTA's, seconds from made_at; NaN: none
-    seconds: np.ndarray,  # ours, from made_at; NaN: none
-    low: np.ndarray,  # its band
-    high: np.ndarray,
+    said: Predicted,  # ours; NaN: none
     share: float = OFFICIAL_SHARE,  # of the MBTA's
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # seconds, low, high
+) -> Predicted:
     "The mean of our prediction and the MBTA's, with our band around it"
-    moved = np.where(np.isnan(official), 0.0, share * (official - seconds))
-    middle = np.where(np.isnan(seconds), official, seconds + moved)
-    return middle, np.maximum(low + moved, 0), np.maximum(high + moved, 0)
+    moved = np.where(np.isnan(official), 0.0, share * (official - said.seconds))
+    middle = np.where(np.isnan(said.seconds), official, said.seconds + moved)
+    return Predicted(middle, *(np.maximum(side + moved, 0) for side in (said.low, said.high)))

@@ -157,6 +157,7 @@ SIDECAR = {
     # how good it was
     "test": mapped(mapped(either(FIGURE, mapped(FIGURE)))),
     "band": mapped(FIGURE),
+    "as_fitted": mapped(FIGURE),  # before the day is followed
     "better_than_lookup": mapped(FIGURE),
     # what new days are held against; an older model has neither
     "reference": mapped(mapped(listed(NUMBER))),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'SAID', 'ASKED', 'ARRIVAL', 'LARGEST_MOVE', 'HORIZONS', 'LONGEST_SECONDS', 'MODES_FOLLOWED', 'RUN',
-           'MOST_NUMBERS', 'CHOICES', 'MARGIN', 'moved', 'bounded', 'settle', 'count', 'Recent', 'nothing_said',
-           'horizon_of', 'remember', 'put', 'kept', 'with_room', 'begin_day', 'settle_all', 'hear', 'follow',
-           'recent_out', 'recent_in', 'numbers_of', 'day_of', 'arrivals_of', 'fitted_until', 'WithinDay', 'Arrivals',
-           'Untaught', 'replayed', 'chosen_steps']
+           'MOST_NUMBERS', 'PIECE', 'CHOICES', 'MARGIN', 'moved', 'bounded', 'settle', 'count', 'Recent',
+           'nothing_said', 'horizon_of', 'remember', 'put', 'kept', 'with_room', 'begin_day', 'settle_all', 'hear',
+           'follow', 'recent_out', 'recent_in', 'numbers_of', 'day_of', 'arrivals_of', 'fitted_until', 'WithinDay',
+           'Arrivals', 'day_begins', 'following', 'Untaught', 'followed', 'as_followed', 'chosen_steps']
 
 # %% ../../nbs/models/06_within_day.ipynb #7b7c27cc
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..clock import service_date
+from ..clock import service_date, service_midnight
 from ..features.replay import milliseconds
 from mbta_ml.features.windows import (
     NAN,
@@ -29,7 +29,7 @@ from mbta_ml.features.windows import (
     record,
     spot_of,
 )
-from .answers import Steps
+from .answers import Predicted, Steps, as_fitted
 
 # %% ../../nbs/models/06_within_day.ipynb #fc38c38f
 LEVEL = record(
@@ -407,19 +407,19 @@ class WithinDay:
     def __call__(
         self,
         table: pa.Table,  # examples in the order of `made_at`, those that follow on the last ones
-        values: list[np.ndarray],  # seconds, low, high: from made_at
+        said: Predicted,  # of each
         arrivals: np.ndarray,  # ARRIVAL, known since then and until the last of them
-    ) -> list[np.ndarray]:
+    ) -> Predicted:
         "The same, moved"
         rows = np.full(len(table), ASKED)
         rows["made"] = milliseconds(table["made_at"])
         rows["run"] = numbers_of(table, RUN, self.runs)
         rows["station"] = numbers_of(table, ["station_id"], self.stations)
         rows["mode"] = table["mode"].to_numpy()
-        for name, value in zip(("seconds", "low", "high"), values):
-            rows[name] = value
+        for name, values in said._asdict().items():
+            rows[name] = values
         self.follow(rows, table["elapsed_seconds"].to_numpy(), arrivals)
-        return [rows[name].copy() for name in ("seconds", "low", "high")]
+        return Predicted(*(rows[name].copy() for name in Predicted._fields))
 
 # %% ../../nbs/models/06_within_day.ipynb #13257c30
 class Arrivals:
@@ -450,11 +450,32 @@ class Arrivals:
         found, self.waiting = self.waiting[:many], self.waiting[many:]
         return found
 
-# %% ../../nbs/models/06_within_day.ipynb #bb6ffc48
-CHOICES = (Steps(), Steps(middle=0.0))  # the first stays unless another is clearly better
-MARGIN = 0.005
+# %% ../../nbs/models/06_within_day.ipynb #b93c7909
+def day_begins(
+    instant: pd.Timestamp,
+) -> pd.Timestamp:
+    "03:00 in Boston of the service day"
+    date = service_date(pd.Series([instant]))
+    return (service_midnight(date) + pd.Timedelta(hours=3))[0]
 
 
+def following(
+    model,  # see `load`, with `within_day`
+    held,  # `Extract` or `InMemory`: the records
+    start: pd.Timestamp | None = None,  # what is asked from then on
+):  # (examples that follow on the last ones, `Predicted`) → the same as the day has it
+    "Follow the days of a replay"
+    within = WithinDay(model)
+    arrivals = Arrivals(held, within, start)
+
+    def follow(rows: pa.Table, said: Predicted) -> Predicted:
+        if not len(rows):
+            return said
+        return within(rows, said, arrivals.until(rows["made_at"][-1].as_py()))
+
+    return follow
+
+# %% ../../nbs/models/06_within_day.ipynb #910c2b85
 class Untaught(NamedTuple):
     "Of a model that has seen none of the rows"
 
@@ -462,25 +483,50 @@ class Untaught(NamedTuple):
     every_seconds: int | None
 
 
-def replayed(
-    model,  # whose predictions of these rows are its own, not fitted ones
-    frame: pd.DataFrame,  # examples
+PIECE = 100_000  # rows at a time, which bounds what is remembered
+
+
+def followed(
+    said: Predicted,  # as fitted
+    frame: pd.DataFrame,  # those examples
     events: pa.Table,  # the stop events that they were made of
-    steps: Steps,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # seconds, low, high
-    "What would have been predicted of examples"
-    seconds = model.seconds(frame)
-    values = [seconds, *model.band(frame, seconds)]
+    untaught: Untaught,
+) -> Predicted:
+    "The same as the day has it"
     order = np.argsort(frame["made_at"].to_numpy(), kind="stable")
     columns = [*RUN, "station_id", "made_at", "mode", "elapsed_seconds"]
     rows = pa.Table.from_pandas(frame[columns].iloc[order], preserve_index=False)
-    within = WithinDay(Untaught(steps, model.every_seconds))
-    dates = pc.unique(rows["service_date"]).cast(events["service_date"].type)
-    near = events.filter(pc.is_in(events["service_date"], dates))
+    dates = rows["service_date"].cast(events["service_date"].type)
+    rows = rows.set_column(0, "service_date", dates)
+    within, moved = WithinDay(untaught), Predicted(*np.empty((3, len(frame))))
+    near = events.filter(pc.is_in(events["service_date"], pc.unique(dates)))
     arrivals = arrivals_of(near, within.runs, within.stations)
-    told = within(rows, [value[order] for value in values], arrivals)
-    back = np.argsort(order)
-    return tuple(value[back] for value in told)
+    made = milliseconds(rows["made_at"])
+    for start in range(0, len(frame), PIECE):
+        piece = order[start : start + PIECE]
+        known = np.searchsorted(arrivals["known"], made[start + len(piece) - 1], "right")
+        some = Predicted(*(values[piece] for values in said))
+        told = within(rows[start : start + PIECE], some, arrivals[:known])
+        arrivals = arrivals[known:]
+        for values, of_piece in zip(moved, told):
+            values[piece] = of_piece
+    return moved
+
+
+def as_followed(
+    model,  # with `within_day`, or without
+    frame: pd.DataFrame,  # examples that it was not fitted on
+    events: pa.Table,  # the stop events that they were made of
+) -> Predicted:
+    "What riders get"
+    said, steps = as_fitted(model, frame), getattr(model, "within_day", None)
+    if steps is None or not len(frame):
+        return said
+    return followed(said, frame, events, Untaught(steps, model.every_seconds))
+
+# %% ../../nbs/models/06_within_day.ipynb #bb6ffc48
+CHOICES = (Steps(), Steps(middle=0.0))  # the first stays unless another is clearly better
+MARGIN = 0.005
 
 
 def chosen_steps(
@@ -488,10 +534,14 @@ def chosen_steps(
     events: pa.Table,  # the stop events
 ) -> Steps:
     "Whether predictions follow their errors"
+    said = [as_fitted(model, frame) for model, frame in parts]
+    took = np.concatenate([frame["travel_seconds"].to_numpy(np.float64) for _, frame in parts])
     errors = {}
     for steps in CHOICES:
-        told = [replayed(model, frame, events, steps)[0] for model, frame in parts]
-        took = [frame["travel_seconds"].to_numpy(np.float64) for _, frame in parts]
-        errors[steps] = np.nanmean(np.abs(np.concatenate(took) - np.concatenate(told)))
+        moved = [
+            followed(each, frame, events, Untaught(steps, model.every_seconds)).seconds
+            for each, (model, frame) in zip(said, parts)
+        ]
+        errors[steps] = np.nanmean(np.abs(took - np.concatenate(moved)))
     best = min(errors, key=errors.get)
     return best if errors[best] < (1 - MARGIN) * errors[CHOICES[0]] else CHOICES[0]

@@ -20,6 +20,7 @@ from ..features.departures import Departures, Expected, in_order, passed_of, tic
 from ..features.examples import minute_of_day
 from ..features.replay import Task, merged
 from ..features.state import MESSAGE
+from ..models.answers import Predicted
 from ..models.combined import combined
 from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
 from .announcements import Announcements, passed_of_facts
@@ -120,7 +121,7 @@ def answers(
     if model.every_seconds is None:
         values = carried(rows, values)
     if beside is not None:
-        values = combined(beside(rows), *values)
+        values = list(combined(beside(rows), Predicted(*values)))
     if follows is not None:
         values = follows(rows, frame["mode"], *values)
     return Answers(rows, *(np.round(value, 1) for value in values))
