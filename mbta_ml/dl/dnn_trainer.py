@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_EPOCHS', 'BOUNDS', 'SPACE', 'PARAMETERS', 'ROUNDS_OF_AN_EPOCH', 'NEAR', 'JOB', 'shape_of',
-           'recipe_of', 'network_for', 'fit', 'train', 'shared', 'Studying', 'narrowest', 'base_params', 'learn',
-           'main', 'kept_network']
+           'recipe_of', 'network_for', 'fit', 'fitted_in_memory', 'train', 'shared', 'Studying', 'narrowest',
+           'base_params', 'network_plan', 'fitting_of', 'learn', 'main', 'kept_network']
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #7e11a0c1
 from ..cli import needs
@@ -13,7 +13,9 @@ from ..cli import needs
 needs(__name__, "torch", "onnx", "onnxruntime")  # before they are imported
 
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #e9b2a4ad
+import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +28,11 @@ from .network import DNN, Network, Shape, Vocabulary, described, network_of, wei
 from .onnx_export import to_onnx
 from .training import Fitted, Learning, Recipe, torch_seeded, fit_network, tensors
 from ..cli import command
+from .on_workers import fitted_on_workers
 from ..ml.job import Job, JobConfig, Lesson, Parameters, steps_of
 from ..ml.ml_utils import judged
-from ..ml.rows import chosen_features
+from ..ml.out_of_core import Plan, add_arguments, on_disk, plan_in, plan_of
+from ..ml.rows import arrays, chosen_features
 from ..ml.run_job import CHECKPOINTS, Trained, Work, job_main
 from ..ml.trials import Range, Trial, best_of
 from ..models.sidecar import CATEGORIES
@@ -139,6 +143,23 @@ def fit(
     recipe = recipe_of(params, rounds)
     return fit_network(net, rows, watched, recipe, epochs, checkpoint=checkpoint), vocabulary
 
+# %% ../../nbs/dl/02_dnn_trainer.ipynb #30d19d51
+def fitted_in_memory(
+    lesson: Lesson,
+    params: dict,  # `seed` and `nthread` among them
+    rounds: int,
+    checkpoints: Path | None = None,  # a folder
+) -> Callable:  # (part, the part that is watched or None, epochs or None) → as from `fit`
+    "How the rows of a lesson are fitted"
+    parts, features = lesson.parts, chosen_features(lesson.parts["train"])
+
+    def fitted(part: str, watched: str | None, epochs: int | None = None):
+        checkpoint = checkpoints and checkpoints / f"{part.replace(' ', '-')}.pt"
+        rows = parts[part], watched and parts[watched]
+        return fit(*rows, params, rounds, epochs, features, checkpoint)
+
+    return fitted
+
 # %% ../../nbs/dl/02_dnn_trainer.ipynb #94515935
 def train(
     lesson: Lesson,
@@ -146,16 +167,15 @@ def train(
     rounds: int = MOST_EPOCHS,
     checkpoints: Path | None = None,  # a folder
     say=lambda line: None,
+    fitted_on: Callable | None = None,  # as from `fitted_in_memory`; None: that
     **about,  # further fields of `Trained`
 ) -> Trained:
     "Choose the epochs, then fit again on more rows"
-    began, parts = time.monotonic(), lesson.parts
-    features = chosen_features(parts["train"])
+    began = time.monotonic()
+    fitted_on = fitted_on or fitted_in_memory(lesson, params, rounds, checkpoints)
     models, first = {}, None
     for part in steps(("train", "before test", "all"), "fitting", "parts"):
-        watched, epochs = (None, first.epochs) if first else (parts["validation"], None)
-        checkpoint = checkpoints and checkpoints / f"{part.replace(' ', '-')}.pt"
-        fitted, vocabulary = fit(parts[part], watched, params, rounds, epochs, features, checkpoint)
+        fitted, vocabulary = fitted_on(part, *((None, first.epochs) if first else ("validation",)))
         first = first or fitted
         models[part] = DNN(
             fitted.net, vocabulary, None, lesson.memory, lesson.every_seconds, lesson.end
@@ -256,7 +276,49 @@ def base_params(
     "Parameters before a search: the defaults, seed and threads, and what was given"
     return PARAMETERS.for_run(config)
 
+# %% ../../nbs/dl/02_dnn_trainer.ipynb #01117f59
+def network_plan(
+    options: argparse.Namespace,
+    settings: Settings,
+) -> Plan:
+    "Which rows are learned from, and by whom"
+    plan = plan_of(options, settings)
+    if plan.examples and not plan.workers:
+        raise ValueError(
+            "a network learns from a folder by --workers N; give it, or leave out --examples"
+        )
+    return plan
 
+
+def fitting_of(
+    work: Work,
+    plan: Plan,
+    params: dict,
+    rounds: int,
+) -> Callable | None:  # as from `fitted_in_memory`; None: that
+    "How a run's rows are fitted, as its plan says"
+    if plan.examples is None:
+        return None
+    if params["name_size"]:
+        raise ValueError("name_size is not 0; --workers learns without names of stops and routes")
+    parts, recipe = work.lesson.parts, recipe_of(params, rounds)
+    features = chosen_features(parts["train"])
+    x = arrays(parts["train"], features)["x"]
+    disk = on_disk(work, Path(plan.examples), features)
+    folder = work.run.experiment / CHECKPOINTS
+    workers = (plan.workers, work.settings, params["nthread"], folder, work.log)
+    learned = fitted_on_workers(disk, *workers)
+
+    def fitted(part: str, watched: str | None, epochs: int | None = None):
+        seen = watched and arrays(parts[watched][judged(parts[watched])], features)
+        net = network_for(x, features, (), params)
+        return learned(part, net, seen, recipe, epochs or rounds), Vocabulary.of(
+            parts["train"], categories=()
+        )
+
+    return fitted
+
+# %% ../../nbs/dl/02_dnn_trainer.ipynb #62010ffc
 def learn(
     work: Work,
 ) -> Trained:
@@ -275,12 +337,14 @@ def learn(
             f" error {taken.error_seconds:.2f} s (best {best_of(trials).error_seconds:.2f} s)"
         )
     work.log("fitting, on the training part first, then on all before the test part, then on all")
+    fitted_on = fitting_of(work, plan_in(work), params, rounds)
     trained = train(
         lesson,
         params,
         rounds,
         work.run.experiment / CHECKPOINTS,
         work.log,
+        fitted_on,
         trials=trials,
         space=SPACE,
         about=about,
@@ -296,6 +360,9 @@ JOB = Job(
     " it beats them.",
     learn,
     PARAMETERS,
+    add_arguments,
+    Plan,
+    network_plan,
 )
 
 

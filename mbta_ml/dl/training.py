@@ -180,17 +180,28 @@ class Learning:
             predicted = self.net.members(rows["x"], rows["codes"])
         self.optimizer.zero_grad(set_to_none=True)
         self.loss(predicted.float(), rows).backward()
+        self.share_gradients()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
         self.optimizer.step()
         update_average(self.average, self.net, number, self.recipe.average)
 
+    number = 0  # of the worker that this is, where several learn together
+
+    def share_gradients(self) -> None:
+        "Before each step; a network that learns alone has nobody to share with"
+
+    def chosen_rows(self) -> list[torch.Tensor]:
+        "The rows of each batch of an epoch, drawn anew"
+        order = torch.randperm(len(self.train["y"])).to(self.device)
+        return order.tensor_split(self.batches)
+
     def learn(self) -> None:
         "One epoch, and how good the averaged network is after it"
-        with torch_seeded(self.recipe.seed * 1000 + self.epoch, self.recipe.threads):
+        seed = self.recipe.seed * 1000 + self.epoch + 1_000_003 * self.number
+        with torch_seeded(seed, self.recipe.threads):
             self.net.train()
             began = time.perf_counter()
-            order = torch.randperm(len(self.train["y"])).to(self.device)
-            batches = steps(order.tensor_split(self.batches), "an epoch", "batches")
+            batches = steps(self.chosen_rows(), "an epoch", "batches")
             for n, chosen in enumerate(batches):
                 wanted = time.perf_counter()
                 rows = {name: part[chosen] for name, part in self.train.items()}
@@ -204,6 +215,12 @@ class Learning:
         if self.watched and self.curves["validation"][-1] < self.best[0]:
             self.best = self.curves["validation"][-1], self.epoch
             self.best_weights = copy.deepcopy(self.average.state_dict())
+
+    def pace(self) -> dict[str, float]:
+        "Examples a second while it learns, and the share of that time that batches take"
+        seconds = max(self.seconds, 1e-9)
+        share = self.loading_seconds / seconds
+        return {"examples_per_second": self.seen / seconds, "loader_share": share}
 
     @property
     def over(self) -> bool:
@@ -246,16 +263,12 @@ def fit_network(
                 learned.note = f"error {learning.best[0]:.2f} s"
             if checkpoint:
                 save(learning, checkpoint)
-    kept = learning.average
-    if learning.best_weights:
-        kept.load_state_dict(learning.best_weights)
-    net.load_state_dict(kept.state_dict())
+    net.load_state_dict(learning.best_weights or learning.average.state_dict())
     return Fitted(
         net.cpu().eval(),
         learning.best[1] or learning.epoch,
         learning.curves,
-        learning.seen / max(learning.seconds, 1e-9),
-        learning.loading_seconds / max(learning.seconds, 1e-9),
+        **learning.pace(),
     )
 
 # %% ../../nbs/dl/01_training.ipynb #d761ac31
