@@ -174,7 +174,7 @@ def week_fingerprint(
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-
+# %% ../../nbs/features/04_days.ipynb #c00d895e
 def is_made(
     out: Path,
     week: Week,
@@ -203,7 +203,7 @@ def week_records(
     )
     return [mine], read_dates(dataset, list(week.remembered), STOP_EVENTS)
 
-
+# %% ../../nbs/features/04_days.ipynb #7463ad91
 def make_week(
     dataset: Path,  # stop events by service date
     out: Path,  # examples by service date
@@ -331,7 +331,7 @@ def of_dates(
     frames = ("stop_events", "timetable", "positions")
     return replace(records, **{name: some(getattr(records, name)) for name in frames})
 
-
+# %% ../../nbs/features/04_days.ipynb #f67bbd0a
 @dataclass(frozen=True)
 class Extract:
     "An extract that is read by its dates"
@@ -360,7 +360,7 @@ class Extract:
             read_dates(self.dataset / "_timetable", list(dates), TIMETABLE),
         )
 
-
+# %% ../../nbs/features/04_days.ipynb #280f3b31
 def is_whole(
     dataset: Path,
 ) -> bool:
@@ -380,7 +380,7 @@ def is_whole(
     except (OSError, pa.ArrowException):
         return False
 
-
+# %% ../../nbs/features/04_days.ipynb #45467920
 @dataclass(frozen=True)
 class InMemory:
     "Sources that have been read"
@@ -411,7 +411,7 @@ class InMemory:
             positions=pa.concat_tables([r.positions for r in some]),
         )
 
-
+# %% ../../nbs/features/04_days.ipynb #f25aa9d0
 def long_pieces(
     held: Extract | InMemory,
     memory: pa.Table | None = None,  # stop events that a model remembers

@@ -115,7 +115,7 @@ def runs_of(
     "The number of each event's run, in the order of date, trip and vehicle"
     return pd.factorize(run_keys(events, events), sort=True)[0]
 
-
+# %% ../../nbs/features/01b_replay.ipynb #ad54672c
 def known_first(
     events: pa.Table,  # stop events
 ) -> list[np.ndarray]:  # sort by the first one, then by the next; NaN comes last
@@ -133,7 +133,7 @@ def known_first(
         *reported,
     ]
 
-
+# %% ../../nbs/features/01b_replay.ipynb #74f81f08
 def gather(
     frames: list[pa.Table],  # stop events, the most trusted first
     located: bool = False,  # also where stops are
@@ -390,7 +390,7 @@ def pending_departure(
     cursor.pending[many] = visit
     cursor.places[PENDING] += 1
 
-
+# %% ../../nbs/features/01b_replay.ipynb #538b7435
 @compiled
 def hear_instant(
     state: State,
@@ -497,7 +497,7 @@ def answer(
         return ask(state, timetable, visit, now, rows, filled)
     return filled
 
-
+# %% ../../nbs/features/01b_replay.ipynb #745f3445
 @compiled
 def answer_pending(
     state: State,

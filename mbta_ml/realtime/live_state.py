@@ -106,7 +106,7 @@ def event_of(
     direction = direction if visit.direction_id is None else visit.direction_id
     return Event(run, visit, fact.station_id, route, direction, was_added(known, run))
 
-
+# %% ../../nbs/realtime/04_live_state.ipynb #18d517b7
 def key_of(
     run: Run,
 ) -> tuple:
@@ -179,7 +179,7 @@ def wider_cursor(
     new.under_way[: len(cursor.under_way)] = cursor.under_way
     return new._replace(places=cursor.places, instants=cursor.instants)
 
-
+# %% ../../nbs/realtime/04_live_state.ipynb #7e426dbc
 @dataclass
 class Replay:
     "A state, and where the loop that replays stands in it"
@@ -240,7 +240,7 @@ def number_events(
     names.events.number |= dict(zip(keys, (first + lately).tolist()))
     names.events.next += len(events)
 
-
+# %% ../../nbs/realtime/04_live_state.ipynb #d04a39c2
 def translated(
     names: Names,
     world,  # `World`, of what a model remembers
@@ -275,7 +275,7 @@ def translated(
     messages["fresh"], messages["trip"] = False, NONE
     return messages
 
-
+# %% ../../nbs/realtime/04_live_state.ipynb #05773e2f
 def remember(
     replay: Replay,
     names: Names,

@@ -466,7 +466,7 @@ def call_of(
             return call
     return None
 
-
+# %% ../../nbs/realtime/03_tracker.ipynb #4663fd82
 def first_of_trip(
     tracker: Tracker,
     visit: Visit,
@@ -559,7 +559,7 @@ def take_in(
         tracker.positions.append(Position(known, ping.updated_at, run, *where))
     return run if hear_visit(run, ping, known) else None
 
-
+# %% ../../nbs/realtime/03_tracker.ipynb #c2f7b972
 def in_order(
     facts: list[Fact],
 ) -> list[Fact]:

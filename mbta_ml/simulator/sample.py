@@ -293,7 +293,7 @@ def trip_table(
 
     return pd.concat([of(kind) for kind in DAY_TYPES], ignore_index=True)
 
-
+# %% ../../nbs/simulator/02_sample.ipynb #167e8d03
 def stop_table(
     net: pd.DataFrame,  # from `network`
 ) -> pd.DataFrame:
@@ -333,7 +333,7 @@ def stop_table(
     )
 
 # %% ../../nbs/simulator/02_sample.ipynb #1d3015b9
-VERSION = "1"  # of the simulator: raised when the same arguments give other rows
+VERSION = "2"  # of the simulator: raised when the same arguments give other rows
 # two branches on one trunk, a street-running branch, a short line, two key buses
 DEFAULT_ROUTES = ["Red", "Green-B", "Mattapan", "1", "28"]
 DEFAULT_DAYS = 14
@@ -360,7 +360,7 @@ COLUMNS = {
     "about": "key VARCHAR, value VARCHAR",
 }
 
-
+# %% ../../nbs/simulator/02_sample.ipynb #f18c6096
 def vehicles_of(
     net: pd.DataFrame,  # from `network`
     date: Date,
@@ -381,7 +381,7 @@ def vehicles_of(
     )
     return pings.take(pa.array(order))
 
-
+# %% ../../nbs/simulator/02_sample.ipynb #f2194200
 def _about(days: int, routes: list[str], seed: int, start: Date) -> dict:
     return {
         "synthetic": "true",
@@ -468,11 +468,8 @@ def ensure_sample(
     return make_sample(path, seed=settings.seed)
 
 # %% ../../nbs/simulator/02_sample.ipynb #496036fe
-def main(
-    arguments: list[str] | None = None,  # None: those of the command line
-) -> None:
-    "Make a sample and say what it holds"
-    settings = read_settings()
+def _parser(settings: Settings) -> argparse.ArgumentParser:
+    "What may be asked of a sample"
     parser = argparse.ArgumentParser(
         prog="python -m mbta_ml.simulator.sample",
         description=(
@@ -511,7 +508,16 @@ def main(
         default=settings.data / "sample.duckdb",
         help="the file to write (default: %(default)s)",
     )
-    given = add_answer_arguments(parser).parse_args(arguments)
+    return add_answer_arguments(parser)
+
+# %% ../../nbs/simulator/02_sample.ipynb #52384575
+def main(
+    arguments: list[str] | None = None,  # None: those of the command line
+) -> None:
+    "Make a sample and say what it holds"
+    settings = read_settings()
+    parser = _parser(settings)
+    given = parser.parse_args(arguments)
     try:
         path = make_sample(
             given.out,

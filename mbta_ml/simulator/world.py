@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULT_START', 'DEFAULT_SEED', 'SLOT_SECONDS', 'SLOTS', 'WEATHER', 'TROUBLE', 'CHANCE', 'CANCELLED', 'SHORT_TURNED',
            'ADDED', 'DISRUPTIONS_A_DAY', 'LAYOVER_SECONDS', 'draws', 'day_type', 'autoregression', 'weather',
-           'slowness', 'trips_of_day', 'pass_platform', 'disruptions', 'held_up', 'travel_order', 'run_direction',
-           'assign_vehicles', 'simulate_day']
+           'slowness', 'trips_of_day', 'pass_platform', 'disruptions', 'held_up', 'travel_order', 'Course', 'course_of',
+           'run_direction', 'assign_vehicles', 'simulate_day']
 
 # %% ../../nbs/simulator/01_world.ipynb #e2022842
 import heapq
@@ -14,6 +14,7 @@ import zlib
 from datetime import date as Date, timedelta
 from functools import lru_cache
 from graphlib import TopologicalSorter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -217,6 +218,37 @@ def travel_order(
     return list(TopologicalSorter(graph).static_order())
 
 # %% ../../nbs/simulator/01_world.ipynb #2e476923
+class Course(NamedTuple):
+    "The way of trips along their line's platforms: a row per trip, a column per platform"
+
+    position: np.ndarray  # of the platform along the trip; NaN where its pattern doesn't stop
+    previous: np.ndarray  # the column it comes from, -1 at its first stop
+    stretch: np.ndarray  # seconds from there, off the peak
+    not_before: np.ndarray  # seconds: when it may leave at the earliest, at timepoints
+
+
+def course_of(
+    stops: pd.DataFrame,  # the network of one line and direction
+    plan: pd.DataFrame,  # its timetable
+    trips: pd.DataFrame,  # what runs, from `trips_of_day`
+    platforms: list,  # from `travel_order`
+) -> Course:
+    "Where the trips of one line and direction stop, one after another"
+    here = stops.assign(column=pd.Index(platforms).get_indexer(stops.platform))
+    here["previous"] = here.groupby("pattern").column.shift(fill_value=-1)
+    spread = lambda value: (
+        here.pivot(index="pattern", columns="column", values=value)
+        .reindex(trips.pattern)
+        .to_numpy(float)
+    )
+    position, timepoint = spread("position"), spread("timepoint")
+    planned = plan.pivot(index="trip_id", columns="platform", values="departure_seconds")
+    planned = planned.reindex(index=trips.trip_id, columns=platforms).to_numpy()
+    waits = (timepoint == 1) & (position > 0) & ~np.isnan(planned)
+    not_before = np.where(waits, planned, -np.inf)
+    return Course(position, spread("previous"), spread("stretch_seconds"), not_before)
+
+# %% ../../nbs/simulator/01_world.ipynb #ebe12f5c
 def run_direction(
     stops: pd.DataFrame,  # the network of one line and direction
     plan: pd.DataFrame,  # its timetable
@@ -228,66 +260,38 @@ def run_direction(
     list, np.ndarray, np.ndarray
 ]:  # platforms; arrivals and departures (trip, platform), NaN where a trip does not stop
     "Run the trips of one line and direction"
-    platforms, name, direction = (
-        travel_order(stops),
-        stops["mode"].iloc[0],
-        int(stops.direction_id.iloc[0]),
-    )
+    platforms = travel_order(stops)
+    name, direction = stops["mode"].iloc[0], int(stops.direction_id.iloc[0])
     mode, shape = MODES[name], (len(trips), len(platforms))
-    here = stops.assign(column=pd.Index(platforms).get_indexer(stops.platform))
-    here["previous"] = here.groupby("pattern").column.shift(fill_value=-1)
-    spread = lambda value: (
-        here.pivot(index="pattern", columns="column", values=value)
-        .reindex(trips.pattern)
-        .to_numpy(float)
-    )
-    position, previous, stretch, timepoint = (
-        spread(v) for v in ("position", "previous", "stretch_seconds", "timepoint")
-    )
-    planned = (
-        plan.pivot(index="trip_id", columns="platform", values="departure_seconds")
-        .reindex(index=trips.trip_id, columns=platforms)
-        .to_numpy()
-    )
-    not_before = np.where((timepoint == 1) & (position > 0) & ~np.isnan(planned), planned, -np.inf)
+    course = course_of(stops, plan, trips, platforms)
     slow, trouble = slowness(name, shape[1], direction, date, seed, rng), disruptions(shape[1], rng)
-    stretch = stretch * np.exp(
+    stretch = course.stretch * np.exp(
         CHANCE[name] * (rng.standard_normal(shape) + 0.4 * rng.standard_normal((shape[0], 1)))
     )
     doors = np.where(
-        position == 0, 0, mode.dwell_seconds * np.exp(0.35 * rng.standard_normal(shape))
+        course.position == 0, 0, mode.dwell_seconds * np.exp(0.35 * rng.standard_normal(shape))
     )
-    arrive, leave, started, last = (
-        np.full(shape, np.nan),
-        np.full(shape, np.nan),
-        trips.leaves.to_numpy(),
-        trips["last"].to_numpy(),
-    )
+    arrive, leave = np.full(shape, np.nan), np.full(shape, np.nan)
+    started, last = trips.leaves.to_numpy(), trips["last"].to_numpy()
     for column in range(shape[1]):
-        rows = np.flatnonzero(position[:, column] <= last)
-        came_from = previous[rows, column].astype(int)
+        rows = np.flatnonzero(course.position[:, column] <= last)
+        came_from = course.previous[rows, column].astype(int)
         starts = np.where(came_from < 0, started[rows], leave[rows, came_from])
-        running = (
-            stretch[rows, column]
-            * slow[column, (starts // SLOT_SECONDS).astype(int).clip(0, SLOTS - 1)]
-        )
+        slot = (starts // SLOT_SECONDS).astype(int).clip(0, SLOTS - 1)
+        running = stretch[rows, column] * slow[column, slot]
         for where, begins, ends, blocked in trouble:
-            running = (
-                held_up(running, starts, begins, ends, blocked) if where == column else running
-            )
+            if where == column:
+                running = held_up(running, starts, begins, ends, blocked)
         reaches = starts + np.where(came_from < 0, 0, running)
         first_come = np.argsort(reaches, kind="stable")
         rows, reaches = rows[first_come], reaches[first_come]
-        boarding = np.where(
-            position[rows, column] == 0,
-            0,
-            mode.boarding * demand(reaches, direction, day_type(date)),
-        )
+        boarding = mode.boarding * demand(reaches, direction, day_type(date))
+        boarding = np.where(course.position[rows, column] == 0, 0, boarding)
         arrive[rows, column], leave[rows, column] = pass_platform(
             reaches,
             doors[rows, column],
             boarding,
-            not_before[rows, column],
+            course.not_before[rows, column],
             mode.separation_seconds,
         )
     return platforms, arrive, leave
@@ -354,16 +358,12 @@ def _run_line(stops: pd.DataFrame, plan: pd.DataFrame, date: Date, seed: int) ->
         .sort_values("start", kind="stable")
     )
     numbers = assign_vehicles(*(ends[c].tolist() for c in ("start", "end", "origin", "terminal")))
-    prefix = {"heavy": "R-", "light": "G-", "bus": "y"}[
-        stops["mode"].iloc[0]
-    ] + f"{PATTERNS.line.tolist().index(line) + 10}"
-    return visits.assign(
-        vehicle_id=visits.trip.map(
-            pd.Series([f"{prefix}{n:02d}" for n in numbers], index=ends.index)
-        )
-    )
+    prefix = {"heavy": "R-", "light": "G-", "bus": "y"}[stops["mode"].iloc[0]]
+    prefix += f"{PATTERNS.line.tolist().index(line) + 10}"
+    vehicles = pd.Series([f"{prefix}{n:02d}" for n in numbers], index=ends.index)
+    return visits.assign(vehicle_id=visits.trip.map(vehicles))
 
-
+# %% ../../nbs/simulator/01_world.ipynb #8be428e7
 def simulate_day(
     net: pd.DataFrame,  # from `network`
     date: Date,  # a service date
