@@ -269,8 +269,9 @@ def _is_band(residuals: dict[str, list[float]]) -> bool:
     "Whether that is a band: horizons that rise, and as many spreads"
     horizon = residuals.get("horizon_seconds", [])
     return (
-        set(residuals) == set(RESIDUALS)
-        and {len(side) for side in residuals.values()} == {len(horizon)}
+        set(residuals) - {"by_spread"} == set(RESIDUALS)
+        and {len(residuals[side]) for side in RESIDUALS} == {len(horizon)}
+        and residuals.get("by_spread", [1]) in ([0], [1])  # an older model has none
         and horizon == sorted(horizon)
         and all(abs(spread) <= MOST_SPREADS for side in RESIDUALS[1:] for spread in residuals[side])
     )
