@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BASELINES', 'MBTA_BINS', 'TRANSIT_BINS', 'SLICES', 'GREYS', 'guesses', 'mbta_bins', 'transit_score', 'errors',
            'judged', 'compare', 'as_table', 'drawn_sums', 'difference', 'band', 'error_and_band', 'as_fitted_line',
-           'report', 'by_slice', 'plot_by_horizon', 'plot_tolerances', 'colours_of', 'add_dots', 'plot_by_slice']
+           'report', 'by_slice', 'worse_slices', 'plot_by_horizon', 'plot_tolerances', 'colours_of', 'add_dots',
+           'plot_by_slice']
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #c249a47c
 from typing import TYPE_CHECKING
@@ -241,6 +242,7 @@ SLICES = {
     "stops ahead": lambda f: f["stops_ahead"].clip(upper=10).astype(int),
     "mode": lambda f: f["mode"].map({number: name for number, (name, _) in MODES.items()}),
     "route": lambda f: f["route_id"],
+    "route and direction": lambda f: f["route_id"] + f["direction_id"].map({0: " 0", 1: " 1"}),
     "hour": lambda f: f["made_at"].dt.tz_convert(BOSTON).dt.hour,
     "added": lambda f: f["added"].map({True: "added", False: "scheduled"}),
 }
@@ -262,6 +264,33 @@ def by_slice(
     return pd.DataFrame({"rows": group.groupby(group, observed=True).size(), **wrong}).rename_axis(
         key
     )
+
+# %% ../../nbs/ml/00_ml_utils.ipynb #5ab416a0
+def worse_slices(
+    frame: pd.DataFrame,  # examples
+    seconds: np.ndarray,  # predicted
+    at_least: int = 1000,  # rows of a slice
+    share: float = 0.02,  # of the best baseline's error
+    keys: tuple[str, ...] = tuple(SLICES),
+) -> pd.DataFrame:  # a row each, the worst on top; errors in seconds, `low %`, `high %`: 95 %
+    "Slices where a model is worse than the best baseline"
+    kept, found = frame[judged(frame)], []
+    ours = pd.Series(seconds, frame.index)[kept.index]
+    for key in keys:
+        group, sliced = SLICES[key](kept), by_slice(kept, key, model=ours)
+        theirs = sliced.drop(columns=["rows", "model"])
+        worse = sliced["model"] > (1 + share) * theirs.min(axis=1)
+        for value in sliced.index[worse & (sliced["rows"] >= at_least)]:
+            rival, inside = theirs.loc[value].idxmin(), group == value
+            best, rows = theirs.loc[value, rival], kept[inside]
+            apart = difference(rows, ours[inside], rows[f"{rival}_seconds"])
+            percent = [
+                100 * apart[name] / best for name in ("seconds", "low_seconds", "high_seconds")
+            ]
+            about = (key, str(value), len(rows), rival, best, sliced.loc[value, "model"])
+            found.append((*about, *percent))
+    names = ["slice", "value", "rows", "rival", "its MAE", "MAE", "worse %", "low %", "high %"]
+    return pd.DataFrame(found, columns=names).sort_values("worse %", ascending=False)
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #924c2e90
 GREYS = {
