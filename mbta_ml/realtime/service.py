@@ -238,7 +238,7 @@ class Service:
         "Write the state"
         if self.folder is not None:
             content = content_of(self.forecaster, self.about)
-            self.writer.write("state", save_state, self.folder / "state.zip", content)
+            self.writer.write("state", save_state, self.folder / "state.zip", *content)
         self.saved_at = self.instant()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
 
