@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'TABLES', 'new_places', 'Forgotten', 'last_heard', 'kept_visits', 'slices', 'kept_plans', 'kept_tracks',
-           'kept_values', 'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'layout', 'arrays_of', 'save_state',
-           'load_state']
+           'kept_values', 'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'trimmed', 'layout', 'arrays_of',
+           'save_state', 'load_state']
 
 # %% ../../nbs/features/01c_keep.ipynb #9570fac7
 import io
@@ -18,7 +18,7 @@ import numpy as np
 
 from .replay import UNDER_WAY
 from mbta_ml.features.state import (
-    AHEAD,
+    GROWING,
     KINDS,
     LINE,
     MINUTES,
@@ -181,6 +181,14 @@ def kept_cursor(
     new.under_way[: len(alive)] = alive
     new.places[UNDER_WAY] = len(alive)
     return new
+
+# %% ../../nbs/features/01c_keep.ipynb #edaa8091
+def trimmed(state: State) -> State:
+    "A copy without the room that is not used yet"
+    used = dict(zip(GROWING, state.used.tolist()))
+    return copied(
+        state._replace(**{name: getattr(state, name)[: used.get(name)] for name in KINDS})
+    )
 
 # %% ../../nbs/features/01c_keep.ipynb #99e677df
 FORMAT = 2

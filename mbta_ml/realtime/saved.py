@@ -18,15 +18,15 @@ from ..features.ask import Timetable
 from ..features.departures import Departures, Line, RunKey, TripKey
 from mbta_ml.features.keep import (
     Forgotten,
-    copied,
     forgotten,
     kept_cursor,
     load_state,
     save_state,
     slices,
+    trimmed,
 )
 from ..features.replay import Cursor
-from ..features.state import AHEAD, State
+from ..features.state import AHEAD, State, with_room
 from ..features.windows import NONE
 from ..models.within_day import kept as kept_predictions
 from ..models.within_day import recent_in, recent_out
@@ -57,8 +57,9 @@ def forget_runs(
     tracker.runs = {key: run for key, run in tracker.runs.items() if run.updated_at >= before}
     tracker.run_of = {v: key for v, key in tracker.run_of.items() if key in tracker.runs}
     tracker.last = {v: p for v, p in tracker.last.items() if (p.updated_at or 0) >= before}
-    if tracker.known.calls is not None:
-        tracker.known.calls.made.clear()
+    if (calls := tracker.known.calls) is not None:
+        under_way = {key[:2] for key in tracker.runs}
+        calls.made = {trip: made for trip, made in calls.made.items() if trip in under_way}
     day = max((run.service_date for run in tracker.runs.values()), default=date.min)
     tracker.first_start = {
         key: start for key, start in tracker.first_start.items() if (day - key[1]).days <= 2
@@ -239,7 +240,7 @@ def own_timetable(
     forecaster: Forecaster,
 ) -> tuple[State, Timetable, list[TripKey]]:
     "A copy of the state, and of its timetable the trips that visits point to"
-    state, whole = copied(forecaster.replay.state), forecaster.timetable
+    state, whole = trimmed(forecaster.replay.state), forecaster.timetable
     used = np.unique(state.visits["trip"])
     used = used[used != NONE]
     lengths = np.diff(whole.begins)[used]
@@ -321,7 +322,7 @@ def load(
         new, numbers = found.timetable, found.names.trips.number
         moved = moved_trips(arrays["begins"], kept.names.trips, new, numbers)
         on_timetable(state, arrays["begins"], moved, new)
-    found.replay.state = state
+    found.replay.state = with_room(state)
     found.replay.cursor = Cursor(*(arrays[f"cursor.{name}"] for name in Cursor._fields))
     found.events, found.carried.at_departure = events_of(kept), kept.carried
     if found.within_day is not None and "within.levels" in arrays:
