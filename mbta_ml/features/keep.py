@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'TABLES', 'new_places', 'Forgotten', 'last_heard', 'kept_visits', 'slices', 'kept_plans', 'kept_tracks',
-           'kept_values', 'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'layout', 'arrays_of', 'packed',
+           'kept_values', 'kept_passages', 'copied', 'forgotten', 'kept_cursor', 'trimmed', 'layout', 'arrays_of',
            'save_state', 'load_state']
 
 # %% ../../nbs/features/01c_keep.ipynb #9570fac7
@@ -18,7 +18,7 @@ import numpy as np
 
 from .replay import UNDER_WAY
 from mbta_ml.features.state import (
-    AHEAD,
+    GROWING,
     KINDS,
     LINE,
     MINUTES,
@@ -182,8 +182,16 @@ def kept_cursor(
     new.places[UNDER_WAY] = len(alive)
     return new
 
+# %% ../../nbs/features/01c_keep.ipynb #edaa8091
+def trimmed(state: State) -> State:
+    "A copy without the room that is not used yet"
+    used = dict(zip(GROWING, state.used.tolist()))
+    return copied(
+        state._replace(**{name: getattr(state, name)[: used.get(name)] for name in KINDS})
+    )
+
 # %% ../../nbs/features/01c_keep.ipynb #99e677df
-FORMAT = 1
+FORMAT = 2
 TABLES = ("stretch_keys", "leaving", "link_keys")
 
 
@@ -206,35 +214,26 @@ def arrays_of(
     return found
 
 
-def packed(
+def save_state(
+    path: Path,
     state: State,
-    about: dict,  # plain JSON: what else goes on from there
+    about: bytes = b"",  # what else goes on from there, encoded by whoever reads it again
     more: dict[str, np.ndarray] | None = None,  # arrays that belong to it
-) -> bytes:
-    "A state as the content of a file"
-    content = io.BytesIO()
-    head = {"format": FORMAT, "layout": layout(), "about": about}
-    with zipfile.ZipFile(content, "w") as archive:
+) -> None:
+    "Write a state"
+    head = {"format": FORMAT, "layout": layout()}
+    beside = {f"more.{name}": array for name, array in (more or {}).items()}
+    with atomic_path(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("state.json", json.dumps(head))
-        beside = {f"more.{name}": array for name, array in (more or {}).items()}
+        archive.writestr("about", about)
         for name, array in (arrays_of(state) | beside).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    return content.getvalue()
-
-
-def save_state(
-    path: Path,
-    content: bytes,  # from `packed`
-) -> None:
-    "Write a state"
-    with atomic_path(path) as whole:
-        whole.write_bytes(content)
 
 
 def load_state(
     path: Path,
-) -> tuple[State, dict, dict[str, np.ndarray]]:  # and what was written with it
+) -> tuple[State, bytes, dict[str, np.ndarray]]:  # and what was written with it
     "Read a state"
     again = "delete it, and it is made anew from the records"
     try:
@@ -249,6 +248,6 @@ def load_state(
             parts |= {n: Keys(read(f"{n}.keys"), read(f"{n}.places")) for n in TABLES}
             others = [name[:-4] for name in archive.namelist() if name.startswith("more.")]
             more = {name.removeprefix("more."): read(name) for name in others}
-            return State(used=read("used"), **parts), head["about"], more
+            return State(used=read("used"), **parts), archive.read("about"), more
     except (zipfile.BadZipFile, KeyError, EOFError, json.JSONDecodeError):
         raise ValueError(f"{path} is damaged; expected a whole file of a state; {again}") from None

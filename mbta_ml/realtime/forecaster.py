@@ -388,26 +388,22 @@ def show(
     "Of each run the last answer stands on the board"
     rows, names = found.rows, forecaster.names
     stops, stations = list(names.stops.number), list(names.stations.number)
+    made = rows["made"] / 1000
+    times = [*(made + value for value in found[1:]), rows["scheduled"] / 1000]
+    # as lists of Python's numbers: a tick has thousands of rows, and one by one NumPy's are slow
+    times = zip(*(np.where(np.isnan(t), None, t).tolist() for t in times))
+    told = list(zip([stops[n] for n in rows["stop"].tolist()], times))
+    places = [stations[n] for n in rows["station"].tolist()]
     new = np.flatnonzero(np.diff(rows["event"]) | (np.diff(rows["made"]) != 0)) + 1
-    instant = lambda value: None if np.isnan(value) else float(value)
-    columns = [rows["made"] / 1000 + value for value in found[1:]]
-    for begin, end in zip([0, *new], [*new, len(rows)]):
-        event, made = forecaster.events[rows["event"][begin]], float(rows["made"][begin]) / 1000
-        numbers = sequences(forecaster.tracker.known, event)
-        of = slice(begin, end)
-        ahead = Ahead(event.run, made, [], [stations[n] for n in rows["station"][of]])
-        for stop, scheduled, *times in zip(
-            rows["stop"][of], rows["scheduled"][of], *(c[of] for c in columns)
-        ):
-            name = stops[stop]
-            arrival, low, high = map(instant, times)
-            if arrival is not None:
-                ahead.stops.append(
-                    StopForecast(
-                        name, numbers.get(name), arrival, low, high, instant(scheduled / 1000), made
-                    )
-                )
-        forecaster.board[key_of(event.run)] = ahead
+    for begin, end in zip([0, *new.tolist()], [*new.tolist(), len(rows)]):
+        event, at = forecaster.events[rows["event"][begin]], float(made[begin])
+        number = sequences(forecaster.tracker.known, event).get
+        ahead = [
+            StopForecast(stop, number(stop), *when, at)
+            for stop, when in told[begin:end]
+            if when[0] is not None
+        ]
+        forecaster.board[key_of(event.run)] = Ahead(event.run, at, ahead, places[begin:end])
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #2b23eb84
 def forecast_of(

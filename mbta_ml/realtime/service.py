@@ -8,6 +8,7 @@ __all__ = ['BESIDE', 'KEPT_SINCE', 'SAVE_SECONDS', 'FORGET_SECONDS', 'SERVICE_FA
            'poll_for_ever', 'renewals', 'run', 'one_turn']
 
 # %% ../../nbs/realtime/08_service.ipynb #12e5a36b
+import gc
 import queue
 import threading
 import time
@@ -195,16 +196,17 @@ class Service:
         began, only_updates = time.perf_counter(), bool(snapshot.updates) and not snapshot.pings
         if not only_updates and snapshot.recorded_at <= self.forecaster.tracker.heard_at:
             return
-        if self.collector is not None:
-            self.collector.keep(snapshot, feed)
-        found = hear(self.forecaster, snapshot)
-        if found is not None:
-            self.metrics.inc("answers", len(found.rows))
-        if self.answered is not None:
-            self.answered(found)
-        if only_updates:
-            return  # what the MBTA says of its trips is in the next publication
-        self.publish()
+        with collector_paused():  # of circles: it has its turn before the next snapshot
+            if self.collector is not None:
+                self.collector.keep(snapshot, feed)
+            found = hear(self.forecaster, snapshot)
+            if found is not None:
+                self.metrics.inc("answers", len(found.rows))
+            if self.answered is not None:
+                self.answered(found)
+            if only_updates:
+                return  # what the MBTA says of its trips is in the next publication
+            self.publish()
         self.metrics.observe("heard_seconds", time.perf_counter() - began)
 
     def instant(self) -> float:
@@ -238,7 +240,7 @@ class Service:
         "Write the state"
         if self.folder is not None:
             content = content_of(self.forecaster, self.about)
-            self.writer.write("state", save_state, self.folder / "state.zip", content)
+            self.writer.write("state", save_state, self.folder / "state.zip", *content)
         self.saved_at = self.instant()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
 
@@ -323,6 +325,8 @@ def run(
     day: date | None = None,
 ) -> None:
     "Hear feeds and publish, until the end"
+    gc.collect()
+    gc.freeze()  # what was read at the start stays: nobody has to look through it again
     heard, renewed = queue.Queue(64), queue.Queue()  # who polls waits for who hears
     threads = [
         threading.Thread(target=poll_for_ever, args=(name, feed, heard, ends), daemon=True)

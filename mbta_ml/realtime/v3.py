@@ -11,6 +11,7 @@ __all__ = ['MOST_STOPS', 'CLOCK', 'RELATIONSHIPS', 'INCLUDES', 'SHELVES', 'FILTE
 
 # %% ../../nbs/realtime/06_v3.ipynb #8e397423
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -80,7 +81,7 @@ class Index:
         places: Places = Places(),
     ):
         self.publication, self.places, self.names = publication, places, []
-        self.shelves = {name: {} for name in ("stop", "trip", "vehicle", "route")}
+        self.shelves = {name: defaultdict(list) for name in ("stop", "trip", "vehicle", "route")}
         for number, trip in enumerate(publication.trips):
             again = trip.trip_id in self.shelves["trip"]
             self.names.append(f"{trip.trip_id}-{trip.start_date}" if again else trip.trip_id)
@@ -91,14 +92,14 @@ class Index:
         "Note where the predictions of a trip are"
         stops, trips, vehicles, routes = self.shelves.values()
         parents = self.places.parents
-        for place, (stop_id, *_) in enumerate((*trip.stops, *trip.skipped), at):
-            stops.setdefault(stop_id, []).append(place)
-            if station := parents.get(stop_id):
-                stops.setdefault(station, []).append(place)
+        for place, stop in enumerate((*trip.stops, *trip.skipped), at):
+            stops[stop[0]].append(place)
+            if station := parents.get(stop[0]):
+                stops[station].append(place)
         all_places = range(at, at + len(trip.stops) + len(trip.skipped))
-        trips.setdefault(trip.trip_id, []).extend(all_places)
-        vehicles.setdefault(trip.vehicle_id, []).extend(all_places)
-        routes.setdefault(trip.route_id, []).extend(all_places)
+        trips[trip.trip_id] += all_places
+        vehicles[trip.vehicle_id] += all_places
+        routes[trip.route_id] += all_places
 
     def rows(self, shelf: str, label: str) -> list[Row]:
         "The predictions with a label"
