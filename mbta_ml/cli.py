@@ -6,7 +6,7 @@
 __all__ = ['AGAIN_SECONDS', 'KEPT', 'INTERRUPTED', 'TERMINATED', 'SUBREAPER', 'BEFORE', 'KINDS', 'Terminated', 'on_sigterm',
            'send_again', 'listen', 'sigterm_kept', 'ending', 'adopt', 'children', 'end_children', 'before_commands',
            'leave', 'command', 'Absent', 'StandIns', 'needs', 'instant', 'seconds_argument', 'is_table',
-           'table_or_folder', 'add_source_arguments', 'parsed']
+           'table_or_folder', 'parquet_path', 'add_source_arguments', 'check_places', 'parsed']
 
 # %% ../nbs/00c_cli.ipynb #386c3d8f
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import types
+from glob import glob
 from pathlib import Path
 
 import duckdb
@@ -334,6 +335,18 @@ def table_or_folder(
         return path
     return table_path(text)
 
+# %% ../nbs/00c_cli.ipynb #c013ad9a
+def parquet_path(
+    text: str,
+) -> Path:
+    "Where a Parquet file shall go, from a command line"
+    path = Path(text)
+    if text == "-" or path.suffix.lower() not in ("", ".parquet") or path.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a Parquet file; expected one such as bad.parquet"
+        )
+    return path
+
 # %% ../nbs/00c_cli.ipynb #013f04de
 KINDS = (
     "sample, bigquery:PROJECT.DATASET, duckdb:FILE, lamp:DATES, lamp:GLOB, lamp_bus:DATES,"
@@ -362,7 +375,7 @@ def add_source_arguments(
     )
     parser.add_argument(
         "--quarantine",
-        type=Path,
+        type=parquet_path,
         metavar="FILE",
         help=(
             "move rows that break a contract into this Parquet file and go on (default: they are an"
@@ -384,12 +397,28 @@ def add_source_arguments(
     )
     return add_answer_arguments(parser)
 
+# %% ../nbs/00c_cli.ipynb #b817f228
+def check_places(
+    options: argparse.Namespace,  # with the arguments of `add_source_arguments`
+) -> None:
+    "Refuse to write into a file that is read, or two things into one"
+    files = [Path(options.timetable or "").expanduser()]
+    for uri in options.source or []:
+        files += map(Path, glob(os.path.expanduser(uri.partition(":")[2]), recursive=True))
+    taken = {path.resolve(): "is read by this command" for path in files if path.is_file()}
+    for flag, place in (("quarantine", options.quarantine), ("out", getattr(options, "out", None))):
+        if not isinstance(place, Path) or is_stream(place):
+            continue
+        if (file := place.resolve()) in taken:
+            raise ValueError(f"--{flag} {place} {taken[file]}; name another file")
+        taken[file] = f"is where --{flag} goes, too"
+
 # %% ../nbs/00c_cli.ipynb #a088530e
 def parsed(
     parser: argparse.ArgumentParser,  # with the arguments of `add_source_arguments`
     arguments: list[str] | None,  # None: the command line's
 ) -> argparse.Namespace:
-    "Parse, and refuse a span in which nothing lies"
+    "Parse; refuse a span in which nothing lies, and to write over what is read"
     options = parser.parse_args(arguments)
     start, to = options.start, options.to
     if start is not None and to is not None and start >= to:
@@ -397,4 +426,5 @@ def parsed(
             f"--from {start.isoformat()} is not before --to {to.isoformat()}; nothing lies"
             " between them"
         )
+    check_places(options)
     return options

@@ -26,7 +26,7 @@ from ..sources.extract import gathered
 from ..sources.live_files import directories
 from ..sources.live_tables import MARK, _read_live, _write_tables
 from ..sources.gtfs_static import database, read_timetable
-from ..sources.read import read_sources
+from ..sources.read import of_sample, read_sources
 from ..sources.records import TIMETABLE, Records, stop_events
 from ..sources.dialects import connect
 from ..sources.tables import _attach, _is_synthetic
@@ -470,7 +470,8 @@ def tables_of_source(
             found = tables_of_feed(where, start, to, quarantine)
         else:
             path = Path(where).expanduser() if where else ensure_sample(settings)
-            found = tables_of_database(path, settings, start, to, quarantine)
+            named = settings if where else of_sample(settings)
+            found = tables_of_database(path, named, start, to, quarantine)
         if timetable is not None:
             found = under_timetable(found, timetable, settings)
         return on_their_dates(found, uri, quarantine)

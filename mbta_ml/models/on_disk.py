@@ -38,6 +38,10 @@ def read_files_at(
     path: Path,  # of the model
 ) -> tuple[bytes, dict, bytes]:  # the model, its sidecar, its past as Parquet
     "Read three files that belong together, from this place alone"
+    if path.is_dir():
+        held = [file for file in sorted(path.iterdir()) if companions(file)[0].is_file()]
+        such = f", such as {held[0]}" if held else ""
+        raise ValueError(f"{path} is a folder; expected a model's file{such}, or a run's name")
     meta_path, past_path = companions(path)
     for needed, what in (
         (path, "model"),
