@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_UNPACKED', 'MOST_RATIO', 'SMALL_BYTES', 'HELD', 'IN_FORCE', 'OF_TYPES', 'QUERIES', 'TEXTS', 'DEGREES', 'ACTIVE',
-           'RUNNING', 'TABLES', 'CLOCK', 'WITHOUT', 'unpacked', 'picked', 'tables_in_force', 'year_database',
-           'archive_timetable', 'with_archive_timetable']
+           'RUNNING', 'TABLES', 'CLOCK', 'unpacked', 'picked', 'tables_in_force', 'year_database', 'archive_timetable',
+           'with_archive_timetable']
 
 # %% ../../nbs/sources/08_archive_timetable.ipynb #fc6eb8b3
 import contextlib
@@ -263,7 +263,7 @@ def _check_clock(stop_times: pa.Table, where: str):
             )
 
 # %% ../../nbs/sources/08_archive_timetable.ipynb #10cb02ff
-WITHOUT = "select service_date from day where date not in (select date from running) order by 1"
+_WITHOUT = "select service_date from day where date not in (select date from running) order by 1"
 
 
 def tables_in_force(
@@ -278,7 +278,7 @@ def tables_in_force(
         for name in QUERIES:
             con.register(name, pa.concat_tables([tables[name] for tables in found]))
         con.execute(RUNNING)
-        without = [str(date) for (date,) in con.execute(WITHOUT).fetchall()]
+        without = [str(date) for (date,) in con.execute(_WITHOUT).fetchall()]
         if without:
             raise ValueError(
                 f"{where}: no timetable in force on"
