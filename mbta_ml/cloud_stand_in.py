@@ -8,7 +8,7 @@ __all__ = ['ROUTES', 'PLACE', 'ENDPOINT', 'REPOSITORY', 'METADATA', 'APIS', 'Clo
            'create_repository', 'operation', 'bucket', 'secret', 'create_job', 'list_jobs', 'job', 'entries',
            'create_schedule', 'may', 'finished', 'found_version', 'upload_model', 'model_version', 'endpoint_of',
            'share_out', 'create_endpoint', 'endpoint', 'update_endpoint', 'deploy_model', 'undeploy_model', 'objects',
-           'versions', 'tag', 'sha256', 'named_blobs', 'registry_answer', 'upload', 'Handler', 'Serving']
+           'versions', 'tag', 'sha256', 'named_blobs', 'upload', 'registry_answer', 'Handler', 'Serving']
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #65116aef
 import base64
@@ -162,7 +162,7 @@ def operation(cloud, found, query, body):
     "An operation that is over"
     return {"name": found[0].removeprefix("/v1/"), "done": True}
 
-
+# %% ../nbs/06d_cloud_stand_in.ipynb #ebdecb35
 @route("GET", r"/storage/v1/b/([\w.-]+)")
 def bucket(cloud, found, query, body):
     "A bucket, if it is there"
@@ -304,7 +304,7 @@ def share_out(endpoint: dict, split: dict, new: str = "") -> None:
         raise Refused(400, "INVALID_ARGUMENT", f"trafficSplit {split} of {sorted(known)}")
     endpoint["trafficSplit"] = {name: share for name, share in split.items() if share}
 
-
+# %% ../nbs/06d_cloud_stand_in.ipynb #db8c9cf8
 @route("POST", PLACE + r"/endpoints")
 def create_endpoint(cloud, found, query, body):
     "A new endpoint"
@@ -357,7 +357,7 @@ def undeploy_model(cloud, found, query, body):
     there["deployedModels"] = [each for each in there["deployedModels"] if each["id"] != gone]
     return finished(cloud, found[1], {})
 
-
+# %% ../nbs/06d_cloud_stand_in.ipynb #455d2fcb
 @route("GET", r"/storage/v1/b/([\w.-]+)/o")
 def objects(cloud, found, query, body):
     "What lies in a bucket below a prefix"
@@ -420,7 +420,25 @@ def named_blobs(
     "The digests of the blobs that a manifest names"
     return [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
 
+# %% ../nbs/06d_cloud_stand_in.ipynb #a96e556a
+def upload(cloud, image, method, rest, query, content):
+    "A blob on its way"
+    place = {"Location": f"/v2/{image}/blobs/uploads/{len(cloud.requests)}", "Range": "0-0"}
+    if method == "POST":
+        cloud.blobs[place["Location"]] = b""
+        return 202, place, b""
+    own = f"/v2/{image}/blobs/{rest}"
+    cloud.blobs[own] = cloud.blobs.get(own, b"") + content
+    if method == "PATCH":
+        return 202, place | {"Location": own, "Range": f"0-{len(cloud.blobs[own]) - 1}"}, b""
+    whole = cloud.blobs.pop(own)
+    if sha256(whole) != query["digest"]:
+        return 400, {}, b'{"errors": [{"code": "DIGEST_INVALID"}]}'
+    cloud.blobs[query["digest"]] = whole
+    place = {"Location": f"/v2/{image}/blobs/{query['digest']}"}
+    return 201, place | {"Docker-Content-Digest": query["digest"]}, b""
 
+# %% ../nbs/06d_cloud_stand_in.ipynb #aa5be4bf
 def registry_answer(
     cloud: Cloud,
     method: str,
@@ -447,24 +465,6 @@ def registry_answer(
     media = json.loads(known).get("mediaType") if kind == "manifests" else None
     media = media or "application/octet-stream"
     return 200, {"Docker-Content-Digest": sha256(known), "Content-Type": media}, known
-
-# %% ../nbs/06d_cloud_stand_in.ipynb #e0eb031c
-def upload(cloud, image, method, rest, query, content):
-    "A blob on its way"
-    place = {"Location": f"/v2/{image}/blobs/uploads/{len(cloud.requests)}", "Range": "0-0"}
-    if method == "POST":
-        cloud.blobs[place["Location"]] = b""
-        return 202, place, b""
-    own = f"/v2/{image}/blobs/{rest}"
-    cloud.blobs[own] = cloud.blobs.get(own, b"") + content
-    if method == "PATCH":
-        return 202, place | {"Location": own, "Range": f"0-{len(cloud.blobs[own]) - 1}"}, b""
-    whole = cloud.blobs.pop(own)
-    if sha256(whole) != query["digest"]:
-        return 400, {}, b'{"errors": [{"code": "DIGEST_INVALID"}]}'
-    cloud.blobs[query["digest"]] = whole
-    place = {"Location": f"/v2/{image}/blobs/{query['digest']}"}
-    return 201, place | {"Docker-Content-Digest": query["digest"]}, b""
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #7f8c99cd
 METADATA = "/computeMetadata/v1/instance/service-accounts/default/token"

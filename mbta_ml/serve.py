@@ -65,7 +65,7 @@ def needed(
     ]
     return list(dict.fromkeys([*getattr(model, "features", ()), *BOUNDS, *named]))
 
-
+# %% ../nbs/08_serve.ipynb #7241477a
 def request_type(
     model,  # as from `load`
 ) -> type:  # of msgspec
@@ -156,7 +156,7 @@ def ready_of(
         {c: {name: n for n, name in enumerate(names, 1)} for c, names in vocabulary.items()},
     )
 
-
+# %% ../nbs/08_serve.ipynb #b57ba3dc
 def columns_of(
     ready: Ready,
     instances: list,  # as decoded
@@ -165,7 +165,7 @@ def columns_of(
     values = np.array([ready.values(row) for row in instances], np.float64)
     return dict(zip(ready.numbers, values.T))
 
-
+# %% ../nbs/08_serve.ipynb #f1b31436
 def codes_of(
     ready: Ready,
     instances: list,  # as decoded
@@ -193,7 +193,7 @@ def figures(
         low, high = model.band(columns, seconds)
     return np.stack([low, seconds, high], 1)
 
-
+# %% ../nbs/08_serve.ipynb #fca1c1ae
 class Prediction(msgspec.Struct, omit_defaults=True):
     "The answer to one instance"
 

@@ -21,7 +21,8 @@ import pyarrow as pa
 from ..config import Settings
 from ..simulator.sample import COLUMNS, ensure_sample
 from ..sources.archive_timetable import archive_timetable
-from ..sources.contracts import CONTRACTS, DATE, TEXT, TIME, Contract, Rule, check
+from ..sources.contract_check import check
+from ..sources.contracts import CONTRACTS, DATE, TEXT, TIME, Contract, Rule
 from ..sources.extract import gathered
 from ..sources.live_files import directories
 from ..sources.live_tables import MARK, _read_live, _write_tables

@@ -23,7 +23,8 @@ from ..output import result
 from ..progress import progress, speaking, steps
 from ..simulator.sample import COLUMNS
 from ..sources.bigquery.read import price_bigquery
-from ..sources.contracts import CONTRACTS, DUCKDB_TYPES, FLAG, Broken, type_breaches
+from ..sources.contract_check import Broken, type_breaches
+from ..sources.contracts import CONTRACTS, DUCKDB_TYPES, FLAG
 from ..sources.extract import about_extract, check_free, gathered, summary, write_extract
 from ..sources.read import read_sources
 from ..sources.records import Records

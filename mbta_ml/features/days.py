@@ -86,7 +86,7 @@ def write_dates(
                 pq.write_table(of_date, whole, compression="zstd")
     return sorted(records.stop_events["service_date"].unique().to_pylist())
 
-
+# %% ../../nbs/features/04_days.ipynb #fb2a537a
 def read_dates(
     dataset: Path,
     dates: list[Date],

@@ -327,7 +327,7 @@ async def next_change(board: Board, number: int, gone: asyncio.Task) -> None:
     await asyncio.wait({waiting, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
 
-
+# %% ../../nbs/realtime/07_server.ipynb #6b98ce90
 async def listen_to(
     board: Board,
     query,  # a `Query`

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULT_START', 'DEFAULT_SEED', 'SLOT_SECONDS', 'SLOTS', 'WEATHER', 'TROUBLE', 'CHANCE', 'CANCELLED', 'SHORT_TURNED',
            'ADDED', 'DISRUPTIONS_A_DAY', 'LAYOVER_SECONDS', 'draws', 'day_type', 'autoregression', 'weather',
-           'slowness', 'trips_of_day', 'pass_platform', 'disruptions', 'held_up', 'travel_order', 'Course', 'course_of',
-           'run_direction', 'assign_vehicles', 'simulate_day']
+           'slowness', 'trips_of_day', 'pass_platform', 'disruptions', 'held_up', 'travel_order', 'StoppingPattern',
+           'stopping_pattern', 'run_direction', 'assign_vehicles', 'simulate_day']
 
 # %% ../../nbs/simulator/01_world.ipynb #e2022842
 import heapq
@@ -218,7 +218,7 @@ def travel_order(
     return list(TopologicalSorter(graph).static_order())
 
 # %% ../../nbs/simulator/01_world.ipynb #2e476923
-class Course(NamedTuple):
+class StoppingPattern(NamedTuple):
     "The way of trips along their line's platforms: a row per trip, a column per platform"
 
     position: np.ndarray  # of the platform along the trip; NaN where its pattern doesn't stop
@@ -227,12 +227,12 @@ class Course(NamedTuple):
     not_before: np.ndarray  # seconds: when it may leave at the earliest, at timepoints
 
 
-def course_of(
+def stopping_pattern(
     stops: pd.DataFrame,  # the network of one line and direction
     plan: pd.DataFrame,  # its timetable
     trips: pd.DataFrame,  # what runs, from `trips_of_day`
     platforms: list,  # from `travel_order`
-) -> Course:
+) -> StoppingPattern:
     "Where the trips of one line and direction stop, one after another"
     here = stops.assign(column=pd.Index(platforms).get_indexer(stops.platform))
     here["previous"] = here.groupby("pattern").column.shift(fill_value=-1)
@@ -246,7 +246,7 @@ def course_of(
     planned = planned.reindex(index=trips.trip_id, columns=platforms).to_numpy()
     waits = (timepoint == 1) & (position > 0) & ~np.isnan(planned)
     not_before = np.where(waits, planned, -np.inf)
-    return Course(position, spread("previous"), spread("stretch_seconds"), not_before)
+    return StoppingPattern(position, spread("previous"), spread("stretch_seconds"), not_before)
 
 # %% ../../nbs/simulator/01_world.ipynb #ebe12f5c
 def run_direction(
@@ -263,7 +263,7 @@ def run_direction(
     platforms = travel_order(stops)
     name, direction = stops["mode"].iloc[0], int(stops.direction_id.iloc[0])
     mode, shape = MODES[name], (len(trips), len(platforms))
-    course = course_of(stops, plan, trips, platforms)
+    course = stopping_pattern(stops, plan, trips, platforms)
     slow, trouble = slowness(name, shape[1], direction, date, seed, rng), disruptions(shape[1], rng)
     stretch = course.stretch * np.exp(
         CHANCE[name] * (rng.standard_normal(shape) + 0.4 * rng.standard_normal((shape[0], 1)))

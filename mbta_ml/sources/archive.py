@@ -24,7 +24,7 @@ from ..clock import service_date
 from ..config import Settings, variable
 from ..files import locked, read_json, sweep, write_json
 from ..progress import shown
-from .contracts import printable
+from .contract_check import printable
 from mbta_ml.sources.download import (
     MANNERS,
     Again,

@@ -14,7 +14,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from . import contracts
+from . import contract_check, contracts
 from .gtfs_static import read_timetable
 from .gtfs_zip import Feed, database, refuse_ragged
 from .live_files import LIVE_COLUMNS, _all_of, _check_whole
@@ -120,7 +120,7 @@ LIVE_CONTRACT = contracts.Contract(
 # %% ../../nbs/sources/05c_live_tables.ipynb #c86f704e
 def _sifted(con: duckdb.DuckDBPyConnection, source: str, quarantine: Path | None) -> dict:
     "Leave only good records in the table `live`; how many were moved aside, by rule"
-    (name,), moved = contracts.check(con, source, [(LIVE_CONTRACT, "live")], quarantine)
+    (name,), moved = contract_check.check(con, source, [(LIVE_CONTRACT, "live")], quarantine)
     if name != "live":
         con.execute(
             f"CREATE TEMP TABLE good AS FROM {name}; DROP TABLE live; ALTER TABLE good RENAME TO"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..clock import service_midnight
-from .contracts import MOVE, Breach, Broken, move_aside, printable
+from .contract_check import MOVE, Breach, Broken, move_aside, printable
 from .records import known_before, to_schema
 
 # %% ../../nbs/sources/04_public_feeds.ipynb #56e67df2

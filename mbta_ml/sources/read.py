@@ -19,7 +19,7 @@ from ..simulator.sample import ensure_sample
 from .archive import lamp_bus_days, lamp_days, looks_like_dates, parse_dates
 from .archive_timetable import with_archive_timetable
 from .bigquery.read import read_bigquery
-from .contracts import printable
+from .contract_check import printable
 from .extract import read_extract
 from .gtfs_realtime import read_gtfs_rt
 from .timetable_match import with_timetable

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..clock import INSTANT, service_date
-from .contracts import CONTRACTS, check_frames
+from .contract_check import check_frames
+from .contracts import CONTRACTS
 
 # %% ../../nbs/sources/01_records.ipynb #fcec0709
 STOP_EVENTS = pa.schema(

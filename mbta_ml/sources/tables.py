@@ -19,16 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from ..config import Settings
-from mbta_ml.sources.contracts import (
-    Breach,
-    Broken,
-    CONTRACTS,
-    DUCKDB_TYPES,
-    TEXT,
-    check,
-    repeats,
-    type_breaches,
-)
+from .contract_check import Breach, Broken, check, repeats, type_breaches
+from .contracts import CONTRACTS, DUCKDB_TYPES, TEXT
 from .foreign_file import attach_file, check_tables
 from .records import Records, records_of, STOPS
 from .dialects import SERVICE_DAY, connect, to_duckdb

@@ -10,7 +10,8 @@ __all__ = ['rules_of', 'judged', 'good', 'tally', 'Tally', 'is_tally', 'tallied'
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ..contracts import CONTRACTS, ENOUGH_ROWS, Breach, Rule, alone
+from ..contract_check import Breach, alone
+from ..contracts import CONTRACTS, ENOUGH_ROWS, Rule
 from ..dialects import SERVICE_DAY
 from ..stop_event_sql import COLUMNS
 

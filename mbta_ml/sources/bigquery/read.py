@@ -60,7 +60,7 @@ from mbta_ml.sources.bigquery.query import (
     service_day,
     tables_of,
 )
-from ..contracts import MOVE, Broken, move_aside
+from ..contract_check import MOVE, Broken, move_aside
 from ..records import Records, records_of, to_schema
 from ..stop_event_sql import ARROW, COLUMNS, WHOLE
 
