@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'NOTHING', 'TEXT', 'FLAG', 'NUMBER', 'FIGURE', 'INSTANT', 'HASH', 'NOTE', 'CATEGORIES', 'SIDECAR', 'NEEDED',
-           'SIDECAR_BYTES', 'RESIDUALS', 'STEPS', 'MOST_SPREADS', 'seal_of', 'sealed', 'Kind', 'whole', 'listed',
-           'mapped', 'either', 'word', 'check_fields', 'parse_sidecar', 'check_sidecar']
+           'SIDECAR_BYTES', 'RESIDUALS', 'COLD', 'STEPS', 'MOST_SPREADS', 'seal_of', 'sealed', 'Kind', 'whole',
+           'listed', 'mapped', 'either', 'word', 'check_fields', 'parse_sidecar', 'check_sidecar']
 
 # %% ../../nbs/models/00_sidecar.ipynb #a8b0f49d
 import hashlib
@@ -126,7 +126,7 @@ SIDECAR = {
     "types": mapped(word("float32")),
     "every_seconds": either(whole(1, 86_400), NOTHING),
     "until": INSTANT,
-    "residuals": mapped(listed(NUMBER, 1)),
+    "residuals": mapped(listed(NUMBER)),
     "within_day": mapped(NUMBER),  # `Steps`; an older model has none
     "band_from": word("quantiles"),
     "vocabulary": mapped(listed(TEXT)),
@@ -232,6 +232,7 @@ def parse_sidecar(
 
 # %% ../../nbs/models/00_sidecar.ipynb #130ec5d0
 RESIDUALS = ("horizon_seconds", "low_spreads", "high_spreads")
+COLD = ("cold_horizon_seconds", "cold_low_seconds", "cold_high_seconds")  # an older model has none
 STEPS = ("middle", "pull", "band")  # of `models.answers`
 MOST_SPREADS = 1e5  # of 30 s at least: a month
 
@@ -266,12 +267,18 @@ def check_sidecar(
 
 
 def _is_band(residuals: dict[str, list[float]]) -> bool:
-    "Whether that is a band: horizons that rise, and as many spreads"
-    horizon = residuals.get("horizon_seconds", [])
+    "Whether that is a band, or two: horizons that rise, and as many figures on either side"
+    known = {name: residuals.get(name, []) for name in (*RESIDUALS, *COLD)}
+    below = residuals.get("cold_below", [])
+    rise = lambda sides: (
+        known[sides[0]] == sorted(known[sides[0]])
+        and len({len(known[side]) for side in sides}) == 1
+        and all(abs(value) <= MOST_SPREADS for side in sides[1:] for value in known[side])
+    )
     return (
-        set(residuals) - {"by_spread"} == set(RESIDUALS)
-        and {len(residuals[side]) for side in RESIDUALS} == {len(horizon)}
-        and residuals.get("by_spread", [1]) in ([0], [1])  # an older model has none
-        and horizon == sorted(horizon)
-        and all(abs(spread) <= MOST_SPREADS for side in RESIDUALS[1:] for spread in residuals[side])
+        set(RESIDUALS) <= set(residuals) <= {*known, "cold_below"}
+        and bool(known[RESIDUALS[0]])
+        and rise(RESIDUALS)
+        and rise(COLD)
+        and len(below) == bool(known[COLD[0]])
     )
