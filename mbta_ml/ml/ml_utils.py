@@ -290,7 +290,8 @@ def worse_slices(
             about = (key, str(value), len(rows), rival, best, sliced.loc[value, "model"])
             found.append((*about, *percent))
     names = ["slice", "value", "rows", "rival", "its MAE", "MAE", "worse %", "low %", "high %"]
-    return pd.DataFrame(found, columns=names).sort_values("worse %", ascending=False)
+    table = pd.DataFrame(found, columns=names).astype(dict.fromkeys(names[4:], "float64"))
+    return table.sort_values("worse %", ascending=False)
 
 # %% ../../nbs/ml/00_ml_utils.ipynb #924c2e90
 GREYS = {
