@@ -206,7 +206,7 @@ def job(cloud, found, query, body):
     error = {"error": {"code": 3, "message": "The replica workerpool0-0 exited with 1"}}
     return {**cloud.jobs[int(found[1]) - 1], "state": state, **ended, **(error if failed else {})}
 
-
+# %% ../nbs/06d_cloud_stand_in.ipynb #99f85fa6
 @route("POST", r"/v2/entries:list")
 def entries(cloud, found, query, body):
     "Log lines, each once"

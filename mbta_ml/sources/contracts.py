@@ -92,7 +92,7 @@ def _near(column: str, before: int, after: int) -> Rule:
         f"UNIX_MICROS({column}) BETWEEN {start} - {before * hour} AND {start} + {after * hour}",
     )
 
-
+# %% ../../nbs/sources/00_contracts.ipynb #7c6a99f7
 def _in_order(earlier: str, later: str) -> Rule:
     return Rule(later, f"{later} is not before {earlier}", f"{later} >= {earlier}")
 
@@ -157,6 +157,7 @@ _REVENUE = Rule(
     "CAST(revenue AS STRING) IN ('REVENUE', 'NON_REVENUE', 'true', 'false')",
 )
 
+# %% ../../nbs/sources/00_contracts.ipynb #2b1bf22a
 _VEHICLE = Contract(
     "vehicle",
     {
