@@ -404,7 +404,8 @@ def check_places(
     "Refuse to write into a file that is read, or two things into one"
     files = [Path(options.timetable or "").expanduser()]
     for uri in options.source or []:
-        files += map(Path, glob(os.path.expanduser(uri.partition(":")[2]), recursive=True))
+        where = os.path.expanduser(uri.partition(":")[2])
+        files += [Path(where), *map(Path, glob(where, recursive=True))]
     taken = {path.resolve(): "is read by this command" for path in files if path.is_file()}
     for flag, place in (("quarantine", options.quarantine), ("out", getattr(options, "out", None))):
         if not isinstance(place, Path) or is_stream(place):
