@@ -402,14 +402,16 @@ def check_places(
     options: argparse.Namespace,  # with the arguments of `add_source_arguments`
 ) -> None:
     "Refuse to write into a file that is read, or two things into one"
-    files = [Path(options.timetable or "").expanduser()]
+    files = [os.path.expanduser(options.timetable or "")]
     for uri in options.source or []:
-        files += map(Path, glob(os.path.expanduser(uri.partition(":")[2]), recursive=True))
-    taken = {path.resolve(): "is read by this command" for path in files if path.is_file()}
+        where = os.path.expanduser(uri.partition(":")[2])
+        files += [where, *glob(where, recursive=True)]
+    # `os.path` says no, where a `Path` would stop at a link that leads back to itself
+    taken = {os.path.realpath(f): "is read by this command" for f in files if os.path.isfile(f)}
     for flag, place in (("quarantine", options.quarantine), ("out", getattr(options, "out", None))):
         if not isinstance(place, Path) or is_stream(place):
             continue
-        if (file := place.resolve()) in taken:
+        if (file := os.path.realpath(place)) in taken:
             raise ValueError(f"--{flag} {place} {taken[file]}; name another file")
         taken[file] = f"is where --{flag} goes, too"
 

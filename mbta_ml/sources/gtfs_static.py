@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SERVICES', 'SPAN', 'CALENDAR_RULES', 'MOST_RUNS', 'TRIP_RULES', 'STOP_TIME_RULES', 'RULES', 'KEYS', 'TIMED',
            'TIMED_RULES', 'SCHEDULE', 'MOST_REPEATED', 'REPEATED', 'TABLES', 'STOP_TIMES_OF_DATES', 'Rule',
-           'read_timetable']
+           'check_records', 'read_timetable']
 
 # %% ../../nbs/sources/05_gtfs_static.ipynb #e1450863
 import tempfile
@@ -281,6 +281,20 @@ def _check(con: duckdb.DuckDBPyConnection, feed: Feed, names: set):
         twice = f"SELECT {', '.join(key)} FROM {name} GROUP BY ALL HAVING count(*) > 1"
         if name in names and (found := _first(con, twice)):
             refuse(feed, name, key[-1], found, f"each {' and '.join(key)} once")
+
+# %% ../../nbs/sources/05_gtfs_static.ipynb #fbae2824
+def check_records(
+    con: duckdb.DuckDBPyConnection,
+    feed: Feed,
+    name: str,  # one of `FILES`
+    held: str,  # the table with its records, as text
+    columns: set,  # those that it has
+):
+    "Stop at the first record that breaks a rule which looks at nothing else"
+    for rule in RULES:
+        alone = rule.file == name and rule.column in columns and "SELECT" not in rule.wrong
+        if alone and (found := _first(con, f"SELECT * FROM {held} WHERE {rule.wrong}")):
+            refuse(feed, name, rule.column, found, rule.expected)
 
 # %% ../../nbs/sources/05_gtfs_static.ipynb #90e3d2c7
 TIMED = f"""

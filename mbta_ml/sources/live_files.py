@@ -136,11 +136,9 @@ def directories(
     pattern: str | Path,  # a directory, or a glob of them
 ) -> list[Path]:  # in the order of their names
     "The directories with positions that `pattern` names; an error where there are none"
-    found = [
-        Path(p)
-        for p in sorted(glob(str(Path(pattern).expanduser())))
-        if (Path(p) / "vehicle_positions.parquet").is_file()
-    ]
+    place = Path(pattern).expanduser()  # its own name may look like a pattern: `feed [1]`
+    named = [place] if place.is_dir() else sorted(glob(str(place)))
+    found = [Path(p) for p in named if (Path(p) / "vehicle_positions.parquet").is_file()]
     if not found:
         raise FileNotFoundError(
             f"no directory with a vehicle_positions.parquet matches '{pattern}'; expected a"

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from . import contract_check, contracts
-from .gtfs_static import read_timetable
+from .gtfs_static import check_records, read_timetable
 from .gtfs_zip import Feed, database, refuse_ragged
 from .live_files import LIVE_COLUMNS, _all_of, _check_whole
 
@@ -260,29 +260,25 @@ def _zipped(
     try:
         records = feed.records(name)
         header = next(records)[1]
-        places = {
-            ours: header.index(theirs)
-            for ours, (theirs, _, _) in wanted.items()
-            if theirs in header
-        }
+        named = [theirs for theirs, _, _ in wanted.values() if theirs in header]
+        places = {theirs: header.index(theirs) for theirs in named}
         rows = [record for _, record in records if any(record)]
         if any(len(record) != len(header) for record in rows):
             refuse_ragged(feed, name, len(header))
         cells = [[record[place] or None for place in places.values()] for record in rows]
+        columns = zip(*cells) if cells else [[]] * len(places)
+        texts = {theirs: pa.array(column, pa.string()) for theirs, column in zip(places, columns)}
+        con.register(f"zipped_{name}", pa.table(texts))
+        check_records(con, feed, name, f"zipped_{name}", set(places))
     except (KeyError, StopIteration):
         raise ValueError(
             f"{timetable} holds no whole {name}.txt; expected a GTFS zip; fetch it again"
         ) from None
     finally:
         feed.close()
-    columns = zip(*cells) if cells else [[]] * len(places)
-    con.register(
-        f"zipped_{name}",
-        pa.table({ours: pa.array(column, pa.string()) for ours, column in zip(places, columns)}),
-    )
     casts = [
-        f"TRY_CAST({ours if ours in places else 'NULL'} AS {kind[0]}) AS {ours}"
-        for ours, (_, kind, _) in wanted.items()
+        f"TRY_CAST({theirs if theirs in places else 'NULL'} AS {kind[0]}) AS {ours}"
+        for ours, (theirs, kind, _) in wanted.items()
     ]
     return f"SELECT {', '.join(casts)}, 0 AS nth FROM zipped_{name}"
 

@@ -28,11 +28,9 @@ def matching(
     pattern: str,  # a file, or a glob of files; `~` is the home folder
 ) -> list[Path]:  # in the order of their names
     "The files that `pattern` names; an error where there are none"
-    found = [
-        Path(p)
-        for p in sorted(glob(str(Path(pattern).expanduser()), recursive=True))
-        if Path(p).is_file()
-    ]
+    place = Path(pattern).expanduser()  # its own name may look like a pattern: `day [1].csv`
+    named = [place] if place.is_file() else sorted(glob(str(place), recursive=True))
+    found = [Path(p) for p in named if Path(p).is_file()]
     if not found:
         raise FileNotFoundError(
             f"no file matches {pattern!r}; expected a file or a pattern such as 'lamp/*.parquet'"
