@@ -413,7 +413,10 @@ def forecast_of(
 ) -> TripForecast:
     "What is said of one run"
     run, known = ahead.run, forecaster.tracker.known
-    visit = next(reversed(run.visits.values()))
+    visit, there, gone = next(reversed(run.visits.values())), ahead.stops, ()
+    if skipped:
+        there = [stop for stop in ahead.stops if stop.stop_id not in skipped]
+        gone = ((s.stop_id, s.stop_sequence) for s in ahead.stops if s.stop_id in skipped)
     route, direction = (known.trips or {}).get(run.trip_id.partition("@")[0], (None, None))
     return TripForecast(
         run.trip_id.partition("@")[0],
@@ -425,8 +428,8 @@ def forecast_of(
         run.vehicle_id or None,
         run.label,
         run.updated_at,
-        tuple(stop for stop in ahead.stops if stop.stop_id not in skipped),
-        tuple((s.stop_id, s.stop_sequence) for s in ahead.stops if s.stop_id in skipped),
+        tuple(there),
+        tuple(gone),
     )
 
 

@@ -204,7 +204,7 @@ def kept_names(
     runs, events = names.runs, names.events
     return KeptNames(*simple, trips, runs.number, runs.next, events.number, events.next)
 
-
+# %% ../../nbs/realtime/04b_saved.ipynb #82d4b956
 def kept_in(
     content: bytes,
     path: Path,  # where it lies
@@ -223,7 +223,7 @@ def kept_in(
             " anew from the records"
         ) from None
 
-
+# %% ../../nbs/realtime/04b_saved.ipynb #fefeae8f
 def events_of(kept: Kept) -> list[Event | None]:
     "What predictions say of departures"
     keys = {number: key for key, number in kept.names.runs.items()}

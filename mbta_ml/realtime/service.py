@@ -207,7 +207,7 @@ class Service:
             if only_updates:
                 return  # what the MBTA says of its trips is in the next publication
             self.publish()
-        self.metrics.observe("heard_seconds", time.perf_counter() - began)
+            self.metrics.observe("heard_seconds", time.perf_counter() - began)
 
     def instant(self) -> float:
         "Now; a replay without a clock is where it has heard to"
@@ -239,7 +239,8 @@ class Service:
     def save(self) -> None:
         "Write the state"
         if self.folder is not None:
-            content = content_of(self.forecaster, self.about)
+            with collector_paused():
+                content = content_of(self.forecaster, self.about)
             self.writer.write("state", save_state, self.folder / "state.zip", *content)
         self.saved_at = self.instant()
         self.metrics.set("saved_timestamp_seconds", self.saved_at)
@@ -343,6 +344,7 @@ def run(
     finally:
         ends.set()
         service.writer.close()
+        gc.unfreeze()
 
 
 def one_turn(
