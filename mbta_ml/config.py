@@ -231,8 +231,9 @@ def parse_setting(
         raise ValueError(f"{variable(name)} is {text!r}; expected online, offline or disabled")
     is_web = name == "wandb_base_url" or name.endswith("_address") and name != "ray_address"
     if is_web and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+        shown = re.sub(r"//[^/]*@", "//***@", text)  # a password is none of a message's
         raise ValueError(
-            f"{variable(name)} is {text!r}; expected an address such as"
+            f"{variable(name)} is {shown!r}; expected an address such as"
             f" {getattr(Settings, name) or 'http://localhost:9050'}"
         )
     if name == "remote" and not re.fullmatch(r"gs://[a-z0-9][\w.-]+(/[^\s/]+)*/?", text):
@@ -340,11 +341,13 @@ def read_settings(
     for unknown in (v for v in found if v.startswith("MBTA_ML_") and v not in names):
         near = difflib.get_close_matches(unknown, names, n=1) or sorted(names)
         raise ValueError(f"{unknown} is no setting of mbta_ml; did you mean {' or '.join(near)}?")
-    read = {
-        name: parse_setting(name, found[v])
-        for v, name in names.items()
-        if found.get(v) or (v in found and name == "visible_gpus")
-    }
+    read = {}
+    for v, name in names.items():
+        if found.get(v) or (v in found and name == "visible_gpus"):
+            try:
+                read[name] = parse_setting(name, found[v])
+            except ValueError as error:
+                raise ValueError(str(error) if v in environ else f"{dotenv}: {error}") from None
     return Settings(**{**read, **given})
 
 # %% ../nbs/00_config.ipynb #4916659b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_WAIT', 'MOST_PATIENCE', 'AHEAD_SECONDS', 'BAD', 'FEEDS', 'Trouble', 'trouble_of', 'Answer', 'exchange',
            'connect', 'Line', 'FeedHealth', 'Poll', 'back_off', 'allowance', 'http_date', 'seconds_of_date',
-           'request_headers', 'Feed', 'live_feed']
+           'request_headers', 'Feed', 'host_of', 'live_feed']
 
 # %% ../../nbs/realtime/01_feeds.ipynb #e16a0197
 import contextlib
@@ -412,6 +412,13 @@ Feed._settle = _settle
 FEEDS = {"vehicle_positions": decode_positions, "trip_updates": decode_updates}
 
 
+def host_of(
+    address: str,
+) -> tuple[str, str]:  # scheme, and host with its port
+    "Whom an address is of"
+    return urlsplit(address)[:2]
+
+
 def live_feed(
     kind: str,  # of `FEEDS`
     settings: Settings,
@@ -419,7 +426,7 @@ def live_feed(
 ) -> Feed:
     "A live feed of the MBTA, as the settings have it"
     address = getattr(settings, f"{kind}_address")
-    ours = address.startswith(settings.v3_address)  # the key is for nobody else
+    ours = host_of(address) == host_of(settings.v3_address)  # the key is for nobody else
     usual = {
         "name": kind.replace("_", " "),
         "poll_seconds": settings.poll_seconds,
