@@ -363,6 +363,7 @@ TICK_SECONDS = 30
 def parts_of(
     frame: pd.DataFrame,  # examples
     end: pd.Timestamp | None,  # where the records were cut
+    train_rows: int = 10**9,  # of which these are a share, at most so many
 ) -> dict[str, pd.DataFrame]:
     "The parts, or a sentence where there is too little to learn from"
     parts = (
@@ -375,8 +376,12 @@ def parts_of(
     ):
         raise ValueError(
             f"too few examples to train on ({len(frame)} in all; {', '.join(few)}); each part needs"
-            f" {ENOUGH} that are made and have arrived in it, so give more records: more hours or"
-            " days, or a later --to"
+            f" {ENOUGH} that are made and have arrived in it, so "
+            + (
+                f"raise MBTA_ML_TRAIN_ROWS, which is {train_rows:,}"
+                if train_rows < 20 * ENOUGH
+                else "give more records: more hours or days, or a later --to"
+            )
         )
     return parts
 
@@ -421,7 +426,7 @@ def lesson_of(
         sources, every_seconds=every, start=start, at_most=config.train_rows, seed=config.seed
     ).to_pandas()
     end = last_known(sources) if to is None else min(to, last_known(sources))
-    parts = parts_of(frame, end)
+    parts = parts_of(frame, end, config.train_rows)
     with progress("checking for leaks"):
         no_leaks(sources, parts, end)
     return Lesson(

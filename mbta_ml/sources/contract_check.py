@@ -280,10 +280,10 @@ def move_aside(
                 ],
                 pa.bool_(),
             )
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError):
             raise ValueError(
-                f"--quarantine {quarantine} is there and is no quarantine of ours"
-                f" ({str(error).splitlines()[0]}); name another file, or remove it"
+                f"--quarantine {quarantine} is there and is no quarantine of ours (a Parquet file"
+                " with the columns source and table); name another file, or remove it"
             ) from None
         texts = [held.filter(keep), *texts]
     elif not any(len(rows) for rows in moved.values()):

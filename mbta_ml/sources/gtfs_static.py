@@ -383,7 +383,7 @@ FROM expanded e JOIN trips p ON p.trip_id = e.pattern JOIN running r USING (serv
 """
 
 # %% ../../nbs/sources/05_gtfs_static.ipynb #309d93ea
-MOST_REPEATED = 20_000_000  # stop times
+MOST_REPEATED = 5_000_000  # stop times, of all trips that repeat
 REPEATED = f"""
 WITH runs AS (
   SELECT trip_id, sum(({_OPEN}) // CAST(headway_secs AS INTEGER) + 1) AS runs
