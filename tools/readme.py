@@ -3,7 +3,7 @@
 
 `python tools/readme.py` writes, `python tools/readme.py --check` only says whether it is up to date.
 Nothing is executed: the README shows the outputs that the notebook holds. A cell that starts with
-`#| hide` is left out, `#| echo: false` shows its output alone, `#| fig-alt: words` describes its picture.
+`#| hide` is left out, `#| echo: false` shows its output alone, `#| fig-alt: words` describes its picture (lines of it are joined).
 """
 import argparse
 import os
@@ -24,7 +24,8 @@ def shown(cell) -> bool:
     lines = cell.source.splitlines()
     directives = [line[2:].strip() for line in lines if line.startswith("#|")]
     if cell.cell_type == "code":
-        cell.metadata.update({"alt": line.split(":", 1)[1].strip() for line in directives if line.startswith("fig-alt:")})
+        if alt := [line.split(":", 1)[1].strip() for line in directives if line.startswith("fig-alt:")]:
+            cell.metadata["alt"] = " ".join(alt)
         cell.source = "\n".join(line for line in lines if not line.startswith("#|")).strip()
         if not cell.source or "echo: false" in directives:
             cell.metadata["transient"] = {"remove_source": True}
