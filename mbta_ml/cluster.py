@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from .authenticate import installed
-from .cli import sigterm_kept
+from .processes import sigterm_kept
 from .config import Settings, set_variables
 from .files import is_passing
 from .output import note
