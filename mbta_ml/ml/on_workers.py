@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'CURVES', 'EVERY_ROUNDS', 'FAILURES', 'is_over', 'best_rounds', 'left_off', 'hand_in', 'keeping', 'Task',
-           'work_off', 'on_worker', 'group_of', 'threads_of', 'fitted_on_workers']
+           'work_off', 'on_worker', 'group_of', 'threads_of', 'fitted_on_workers', 'two_nodes', 'fit_while']
 
 # %% ../../nbs/ml/03c_on_workers.ipynb #8713da73
 import contextlib
 import json
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..cluster import cluster_cpus, cluster_of, ray_running, threads_that_fit
-from ..config import Settings
+from ..cluster import QUIET, cluster_cpus, cluster_of, ray_running, threads_that_fit
+from ..config import Settings, set_variables
 from ..files import write_json
 from .out_of_core import OnDisk, borders, paged
 from ..progress import progress
@@ -157,22 +159,25 @@ def on_worker(
     with tempfile.TemporaryDirectory() as cache:
         work_off(given["task"], worker, workers, Path(cache), start, taken)
 
-
+# %% ../../nbs/ml/03c_on_workers.ipynb #619e56a7
 def group_of(
-    task: Task,
+    trainer: type,  # of Ray Train, such as its `XGBoostTrainer`
+    on_worker: Callable,  # what runs on a worker, called with `{"task": task}`
+    task,  # what is shared out, a `part` of the rows
     workers: int,  # at most
+    threads: int,  # of each
     folder: Path,  # for checkpoints, which all machines see
-):  # a trainer of Ray Train
+):  # such a trainer
     "The workers of a fit, and what happens when some are lost"
     import ray.train
-    from ray.train.xgboost import XGBoostTrainer
 
-    share = {"CPU": task.params["nthread"]}
-    return XGBoostTrainer(
+    return trainer(
         on_worker,
         train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(1, workers), resources_per_worker=share, placement_strategy="SPREAD"
+            num_workers=(1, workers),
+            resources_per_worker={"CPU": threads},
+            placement_strategy="SPREAD",
         ),
         run_config=ray.train.RunConfig(
             name=task.part.replace(" ", "_"),
@@ -214,10 +219,71 @@ def fitted_on_workers(
         own = {**params, "nthread": threads}
         task = Task(disk, str(folder / "drawn.npz"), part, watched, own, rounds, patience)
         with ray_running(settings, params["nthread"], 0), progress(f"boosting on {part}"):
-            result = group_of(task, workers, folder).fit()
+            from ray.train.xgboost import XGBoostTrainer
+
+            group = XGBoostTrainer, on_worker, task, workers, threads, folder
+            result = group_of(*group).fit()
         booster, curves = left_off(result.checkpoint)
         shutil.rmtree(folder / part.replace(" ", "_"), ignore_errors=True)
         kept = best_rounds(curves.get("validation", []), booster.num_boosted_rounds())
         return booster[:kept], kept, curves
 
     return fitted
+
+# %% ../../nbs/ml/03c_on_workers.ipynb #fd78599d
+def _begun(cpus: int):
+    "A cluster, and the second of its nodes"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=cpus)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=50)
+        return cluster, cluster.add_node(num_cpus=cpus)
+    except Exception:
+        ray.shutdown()
+        cluster.shutdown()
+        raise
+
+
+@contextlib.contextmanager
+def two_nodes(
+    cpus: int = 2,  # of each
+    attempts: int = 5,
+):  # yields what takes the second node away
+    "A cluster of two nodes on this machine, which is asked wherever Ray is"
+    import ray
+
+    before = set_variables({**QUIET, "RAY_AUTH_MODE": "disabled"})
+    try:
+        for left in reversed(range(attempts)):
+            with contextlib.suppress(*[Exception] * bool(left)):
+                cluster, node = _begun(cpus)
+                break
+        try:
+            yield lambda: cluster.remove_node(node, allow_graceful=False)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+    finally:
+        set_variables(before)
+
+
+def fit_while(
+    fit: Callable,  # without arguments
+    has_begun: Callable,  # without arguments: whether a checkpoint is there
+    lose: Callable,  # what happens then
+):  # what `fit` returns
+    "Lose something in the middle of a fit"
+
+    def wait():
+        while not has_begun():
+            time.sleep(0.2)
+        lose()
+
+    other = threading.Thread(target=wait, daemon=True)
+    other.start()
+    found = fit()
+    other.join()
+    return found
