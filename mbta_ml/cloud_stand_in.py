@@ -507,7 +507,7 @@ def response_to(
     headers: Message,
     content: bytes,
 ) -> tuple[int, dict, bytes]:  # status, headers, content
-    "What is said to a request: nothing but its own token to whoever shows none"
+    "What is said to a request; without the token, only the machine's own metadata"
     registry = path.startswith("/v2/") and not path.startswith("/v2/entries")
     plain = {"Content-Type": "application/json"}
     if path == METADATA:  # it gives the token to whoever is on the machine
