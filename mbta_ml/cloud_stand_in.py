@@ -8,7 +8,8 @@ __all__ = ['ROUTES', 'PLACE', 'ENDPOINT', 'REPOSITORY', 'METADATA', 'APIS', 'Clo
            'create_repository', 'operation', 'bucket', 'secret', 'create_job', 'list_jobs', 'job', 'entries',
            'create_schedule', 'may', 'finished', 'found_version', 'upload_model', 'model_version', 'endpoint_of',
            'share_out', 'create_endpoint', 'endpoint', 'update_endpoint', 'deploy_model', 'undeploy_model', 'objects',
-           'versions', 'tag', 'sha256', 'named_blobs', 'upload', 'registry_answer', 'Handler', 'Serving']
+           'versions', 'tag', 'sha256', 'named_blobs', 'upload', 'registry_answer', 'request_body', 'shows_token',
+           'response_to', 'Handler', 'Serving']
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #65116aef
 import base64
@@ -17,7 +18,9 @@ import http.server
 import json
 import re
 import threading
+from email.message import Message
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #47a65f38
@@ -467,29 +470,73 @@ def registry_answer(
     return 200, {"Docker-Content-Digest": sha256(known), "Content-Type": media}, known
 
 # %% ../nbs/06d_cloud_stand_in.ipynb #7f8c99cd
+def request_body(
+    headers: Message,  # of a request
+    stream: BinaryIO,  # what follows them
+) -> bytes:
+    "The body of a request, in one piece or in chunks"
+    if "chunked" not in headers.get("Transfer-Encoding", ""):
+        return stream.read(int(headers.get("Content-Length") or 0))
+    parts = []
+    while size := int(stream.readline().split(b";")[0], 16):
+        parts.append(stream.read(size))
+        stream.readline()
+    stream.readline()
+    return b"".join(parts)
+
+
+def shows_token(
+    cloud: Cloud,
+    headers: Message,
+) -> bool:
+    "Whether a request shows the cloud's token"
+    kind, _, key = headers.get("Authorization", "").partition(" ")
+    if kind == "Basic":
+        key = base64.b64decode(key).decode().partition(":")[2]
+    return key == cloud.token
+
+# %% ../nbs/06d_cloud_stand_in.ipynb #577f720d
 METADATA = "/computeMetadata/v1/instance/service-accounts/default/token"
 
 
+def response_to(
+    cloud: Cloud,
+    method: str,
+    path: str,
+    query: dict,
+    headers: Message,
+    content: bytes,
+) -> tuple[int, dict, bytes]:  # status, headers, content
+    "What is said to a request; without the token, only the machine's own metadata"
+    registry = path.startswith("/v2/") and not path.startswith("/v2/entries")
+    plain = {"Content-Type": "application/json"}
+    if path == METADATA:  # it gives the token to whoever is on the machine
+        right = headers.get("Metadata-Flavor") == "Google"
+        token = json.dumps({"access_token": cloud.token, "expires_in": 3600}).encode()
+        return (200, plain, token) if right else (403, plain, b"{}")
+    if not shows_token(cloud, headers):
+        asks = {"WWW-Authenticate": 'Basic realm="stand-in"'} if registry else {}
+        refused = Refused(401, "UNAUTHENTICATED", "no credentials")
+        return 401, plain | asks, json.dumps(refused.body).encode()
+    if registry:
+        if method in ("POST", "PUT", "PATCH") and (
+            "artifactregistry.repositories.uploadArtifacts" not in cloud.permissions
+        ):
+            body = {"errors": [{"code": "DENIED", "message": "uploadArtifacts denied"}]}
+            return 403, plain, json.dumps(body).encode()
+        return registry_answer(cloud, method, path, query, content)
+    try:
+        body = json.loads(content or b"{}")
+        found = answer(cloud, method, path, query, body)
+        return 200, plain, json.dumps(found).encode()
+    except Refused as refused:
+        return refused.code, plain, json.dumps(refused.body).encode()
+
+# %% ../nbs/06d_cloud_stand_in.ipynb #4774fb72
 class Handler(http.server.BaseHTTPRequestHandler):
     "Answers for Google"
 
     protocol_version = "HTTP/1.1"
-
-    def content(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
-
-    def may(self) -> bool:
-        kind, _, key = self.headers.get("Authorization", "").partition(" ")
-        if kind == "Basic":
-            key = base64.b64decode(key).decode().partition(":")[2]
-        return key == self.server.cloud.token
 
     def reply(self, status, headers, content):
         self.send_response(status)
@@ -500,35 +547,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def handle_any(self):
-        cloud, parts, content = self.server.cloud, urlsplit(self.path), self.content()
+        cloud, parts = self.server.cloud, urlsplit(self.path)
+        content = request_body(self.headers, self.rfile)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         cloud.requests.append(f"{self.command} {parts.path}")
-        self.reply(*self.answered(cloud, parts, query, content))
-
-    def answered(self, cloud, parts, query, content):
-        registry = parts.path.startswith("/v2/") and not parts.path.startswith("/v2/entries")
-        plain = {"Content-Type": "application/json"}
-        if parts.path == METADATA:  # it gives the token to whoever is on the machine
-            right = self.headers.get("Metadata-Flavor") == "Google"
-            token = json.dumps({"access_token": cloud.token, "expires_in": 3600}).encode()
-            return (200, plain, token) if right else (403, plain, b"{}")
-        if not self.may():
-            asks = {"WWW-Authenticate": 'Basic realm="stand-in"'} if registry else {}
-            refused = Refused(401, "UNAUTHENTICATED", "no credentials")
-            return 401, plain | asks, json.dumps(refused.body).encode()
-        if registry:
-            if self.command in ("POST", "PUT", "PATCH") and (
-                "artifactregistry.repositories.uploadArtifacts" not in cloud.permissions
-            ):
-                body = {"errors": [{"code": "DENIED", "message": "uploadArtifacts denied"}]}
-                return 403, plain, json.dumps(body).encode()
-            return registry_answer(cloud, self.command, parts.path, query, content)
-        try:
-            body = json.loads(content or b"{}")
-            found = answer(cloud, self.command, parts.path, query, body)
-            return 200, plain, json.dumps(found).encode()
-        except Refused as refused:
-            return refused.code, plain, json.dumps(refused.body).encode()
+        self.reply(*response_to(cloud, self.command, parts.path, query, self.headers, content))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any
 

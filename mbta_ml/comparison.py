@@ -93,7 +93,7 @@ def listing(
             lines.append(listed_line(run, production))
     return pd.DataFrame(lines, columns=LISTED).astype({"rows": "Int64"})
 
-
+# %% ../nbs/02a_comparison.ipynb #d7d852f7
 def as_text(
     listed: pd.DataFrame,  # as from `listing`
     width: int = 120,
@@ -119,11 +119,6 @@ def as_text(
     )
 
 # %% ../nbs/02a_comparison.ipynb #051e045a
-# what `config.json` says that is no setting of its own, or is compared as data and parameters
-NOT_ASKED = {"job", "run", "started", "model", "params", "settings", "sources", "from", "to"}
-NOT_ASKED |= {"fingerprint", "examples", "synthetic", "code"}
-
-
 def _sidecar(run: Run) -> dict:
     "What of the sidecar of a run's model can be shown, of an older version, too; or nothing"
     path = model_file(run.model, run.job)
@@ -131,6 +126,11 @@ def _sidecar(run: Run) -> dict:
     return {
         name: value for name, value in meta.items() if name in SIDECAR and SIDECAR[name].fits(value)
     }
+
+# %% ../nbs/02a_comparison.ipynb #becd9a1f
+# what `config.json` says that is no setting of its own, or is compared as data and parameters
+NOT_ASKED = {"job", "run", "started", "model", "params", "settings", "sources", "from", "to"}
+NOT_ASKED |= {"fingerprint", "examples", "synthetic", "code"}
 
 
 def asked_for(
@@ -228,7 +228,7 @@ def read_judged(
     "The rows that a run was judged on"
     return rows_of(run.experiment / "judged.parquet")
 
-
+# %% ../nbs/02a_comparison.ipynb #e9bfb2f8
 def both_judged(
     a: Run,
     b: Run,
@@ -471,7 +471,7 @@ def facts_of(
         facts |= {"production": ", then ".join(mine), "not usable": unusable(model)}
     return facts
 
-
+# %% ../nbs/02a_comparison.ipynb #0c759be1
 def shown(
     settings: Settings,
     run: Run,

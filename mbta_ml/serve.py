@@ -467,7 +467,7 @@ def served_model(
         told = {name: value for name, value in meta.items() if name != "band_from"}
     return model_of(content, told, None, path, threads), meta
 
-
+# %% ../nbs/08_serve.ipynb #ac4fcdbd
 def probe(
     model,  # as from `load`
 ) -> bytes:  # a request

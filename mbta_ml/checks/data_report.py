@@ -102,7 +102,7 @@ def freshest(
     columns = [records.stop_events[f"{what}_recorded_at"] for what in ("arrival", "departure")]
     return max(column.to_pandas().max() for column in columns if column.null_count < len(column))
 
-
+# %% ../../nbs/checks/01_data_report.ipynb #012fbbea
 def plot_coverage(
     records: Records,
     most: int = 25,  # routes
@@ -155,7 +155,7 @@ def delays(
         }
     )
 
-
+# %% ../../nbs/checks/01_data_report.ipynb #4f7c62e1
 def plot_delays(
     records: Records,
 ) -> Figure | None:  # None where there is no schedule

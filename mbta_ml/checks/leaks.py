@@ -162,7 +162,7 @@ def begins_elsewhere(
     )
     return (begin < starts) | (begin >= ends)
 
-
+# %% ../../nbs/checks/00_leaks.ipynb #16aba7c0
 def check_stop_events(
     events: pa.Table,  # stop events
     timetable: pa.Table,

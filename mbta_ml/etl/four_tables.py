@@ -288,7 +288,7 @@ OF_FEED = {
     "stop": _as_first_reported("stop", "latitude"),
 }
 
-
+# %% ../../nbs/etl/00a_four_tables.ipynb #36c21fc4
 def tables_of_feed(
     pattern: str | Path,  # a directory of an archived feed, or a glob of them
     start: pd.Timestamp | None = None,  # only what was recorded from then on; None: all
@@ -342,7 +342,7 @@ MERGE = {
     },
 }
 
-
+# %% ../../nbs/etl/00a_four_tables.ipynb #20a4624e
 def merge(
     con: duckdb.DuckDBPyConnection,  # holds the tables
     arriving: dict[str, pa.Table],  # some of the four tables → what comes in

@@ -70,7 +70,7 @@ def _check_types(
             f"--load duckdb:{path}", breaches, "nothing can be loaded into it: name a new file"
         )
 
-
+# %% ../../nbs/etl/00_gcp_dataloader.ipynb #549b2e00
 def _check_mark(
     con: duckdb.DuckDBPyConnection,  # to which the file is attached
     path: Path,
@@ -91,14 +91,6 @@ def _check_mark(
         )
 
 # %% ../../nbs/etl/00_gcp_dataloader.ipynb #eb28a51e
-UNFIT = (
-    duckdb.ConstraintException,
-    duckdb.ConversionException,
-    duckdb.BinderException,
-    duckdb.CatalogException,
-)
-
-
 def _make_tables(
     con: duckdb.DuckDBPyConnection,  # to which `made` is attached
     names: dict[str, str],  # of the four tables → what each is called there
@@ -114,6 +106,14 @@ def _make_tables(
     if synthetic:
         con.execute("DELETE FROM made.about WHERE key = 'synthetic'")
         con.execute("INSERT INTO made.about VALUES ('synthetic', 'true')")
+
+# %% ../../nbs/etl/00_gcp_dataloader.ipynb #9fc75d44
+UNFIT = (
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+)
 
 
 def load_duckdb(
