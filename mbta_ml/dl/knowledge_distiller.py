@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'MOST_EPOCHS', 'BOUNDS', 'SPACE', 'PARAMETERS', 'JOB', 'student_rows', 'distillation_loss', 'learning_of',
            'fit_student', 'Distilled', 'without_teacher', 'as_model', 'distill', 'compare_with_twin', 'comparison_text',
-           'student_latency', 'shared', 'Tutoring', 'smallest', 'Plan', 'add_arguments', 'plan_of', 'kept_labels',
-           'train', 'learn', 'main']
+           'student_latency', 'shared', 'Tutoring', 'smallest', 'Plan', 'add_arguments', 'plan_of', 'train', 'learn',
+           'main']
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #7e11a0c3
 from ..cli import needs
@@ -16,10 +16,8 @@ needs(__name__, "torch", "onnx", "onnxruntime")  # before they are imported
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #54805813
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,10 +28,9 @@ from . import dnn_trainer
 from .dnn_trainer import NEAR, ROUNDS_OF_AN_EPOCH
 from .latency import graph_candidate, identity_candidate, latency
 from .students import STUDENTS, Student, student_of
-from .teachers import TEACHERS, School, labels_of
+from .teachers import TEACHERS, School, kept_labels, labels_of
 from .training import Learning, Recipe
 from ..cli import command
-from ..files import atomic_path
 from ..ml import xgboost_trainer
 from ..ml.job import Job, JobConfig, Lesson, Parameters, steps_of
 from ..ml.ml_utils import compare, judged
@@ -414,20 +411,6 @@ def plan_of(
 ) -> Plan:
     "The plan that the command line asks for"
     return Plan(options.teacher or Plan.teacher, options.student or Plan.student)
-
-
-def kept_labels(
-    path: Path,  # Parquet
-    make: Callable[[], pd.DataFrame],
-) -> pd.DataFrame:  # as from `labels_of`
-    "What teachers said, asked once"
-    if path.is_file():
-        return pd.read_parquet(path)
-    labels = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as whole:
-        labels.to_parquet(whole)
-    return pd.read_parquet(path)
 
 # %% ../../nbs/dl/06_knowledge_distiller.ipynb #acee20ed
 def train(

@@ -6,7 +6,8 @@
 __all__ = ['HALVED', 'FEWEST', 'LARGEST', 'CALIBRATION_ROWS', 'AS_IT_WAS', 'MEASUREMENTS', 'LEAST_NOISE', 'MOST_NOISE',
            'MOST_LOSS', 'NEEDED', 'to_16_bits', 'feeds_of', 'calibration', 'CalibrationRows', 'with_named_nodes',
            'to_8_bits', 'forms_of', 'errors_of', 'speeds_of', 'verdicts', 'smallest_form', 'Quantized', 'quantize',
-           'changed', 'forms_text', 'config_from', 'rows_for', 'quantized_metrics', 'keep', 'work', 'main']
+           'changed', 'changed_text', 'forms_text', 'quantizer_parser', 'config_from', 'rows_for', 'quantized_metrics',
+           'keep', 'work', 'main']
 
 # %% ../../nbs/dl/07_quantizer.ipynb #7e11a0c4
 from ..cli import needs
@@ -312,6 +313,17 @@ def changed(
         "coverage_change": float(now["coverage"] - was["coverage"]),
     }
 
+
+def changed_text(
+    change: dict,  # as from `changed`
+) -> str:
+    "What rounding changed, as a person reads it"
+    return (
+        f"rounding: MAE {change['mae_change_seconds']:+.3f} s on the test part, a prediction"
+        f" moved by {change['moved_seconds']:.3f} s, at most"
+        f" {change['most_moved_seconds']:.2f} s"
+    )
+
 # %% ../../nbs/dl/07_quantizer.ipynb #18b9ce86
 def forms_text(
     done: Quantized,
@@ -335,6 +347,31 @@ def forms_text(
         + f"\nMAE on the validation part; noise of a row {done.noise['times']:.0%}, of a batch"
         f" {done.noise['batch_times']:.0%}"
     )
+
+# %% ../../nbs/dl/07_quantizer.ipynb #ec0e9222
+def quantizer_parser() -> argparse.ArgumentParser:
+    "What the command takes"
+    parser = add_source_arguments(
+        argparse.ArgumentParser(
+            "python -m mbta_ml.dl.quantizer",
+            description=(
+                "Write a network's weights in fewer bits where that makes the file smaller, and no"
+                " answer slower or worse."
+            ),
+        )
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help=(
+            "an ONNX graph in models/ or production_models/; its own records are the default of"
+            " --source, --from and --to"
+        ),
+    )
+    add_run_arguments(parser, "for the rows that fix the scales (default: the model's)")
+    return parser
 
 # %% ../../nbs/dl/07_quantizer.ipynb #11e2f111
 # of a sidecar
@@ -371,7 +408,7 @@ def config_from(
         threads=compute(settings).threads,
     )
 
-
+# %% ../../nbs/dl/07_quantizer.ipynb #a74e8347
 def rows_for(
     path: Path,  # of the model
     meta: dict,  # its sidecar
@@ -469,29 +506,23 @@ def work(
     before, log, began = load(path, threads=1), Log(say), time.monotonic()
     writable(settings.home)
     lesson = rows_for(path, meta, asked, settings)
-    run = new_run(settings, "quantizer", as_dictionary(asked))
+    config = as_dictionary(asked)
+    run = new_run(settings, "quantizer", config)
     try:
         with working_on(run):
             log.to(run.experiment / "run.log")
             done = quantize(content, before, lesson, asked.seed)
             log(forms_text(done))
             found = keep(path, done, lesson, settings, run, time.monotonic() - began)
-            tracker = track(
-                settings, "quantizer", run.name, run.experiment, as_dictionary(asked), log
-            )
+            tracker = track(settings, "quantizer", run.name, run.experiment, config, log)
             tracker.summary(found)
     except BaseException:
         clear_run(run)
         raise
-    change = found["quantized"]["on_test"]
     model, production = run.model / "quantizer.onnx", found.pop("production")
     lines = [
         report(found) + "\n(of the model before)",
-        (
-            f"rounding: MAE {change['mae_change_seconds']:+.3f} s on the test part, a prediction"
-            f" moved by {change['moved_seconds']:.3f} s, at most"
-            f" {change['most_moved_seconds']:.2f} s"
-        ),
+        changed_text(found["quantized"]["on_test"]),
         f"\nrun          {run.experiment}",
         f"model        {model}",
         f"production   {production}",
@@ -509,27 +540,7 @@ def main(
     settings: Settings | None = None,  # None: read from the environment
 ) -> dict:  # `metrics.json`
     "Quantize a model, keep it, promote it if the gate allows"
-    parser = add_source_arguments(
-        argparse.ArgumentParser(
-            "python -m mbta_ml.dl.quantizer",
-            description=(
-                "Write a network's weights in fewer bits where that makes the file smaller, and no"
-                " answer slower or worse."
-            ),
-        )
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help=(
-            "an ONNX graph in models/ or production_models/; its own records are the default of"
-            " --source, --from and --to"
-        ),
-    )
-    add_run_arguments(parser, "for the rows that fix the scales (default: the model's)")
-    a = parsed(parser, arguments)
+    a = parsed(quantizer_parser(), arguments)
     if a.model.suffix != ".onnx":
         raise ValueError(
             f"{a.model} is no ONNX graph; `python -m mbta_ml.dl.onnx_export --model {a.model}`"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TEACHERS', 'Teacher', 'School', 'FittedModel', 'trees_teacher', 'network_teacher', 'fit_teacher', 'block_teachers',
-           'teachers_of', 'labels_of']
+           'teachers_of', 'labels_of', 'kept_labels']
 
 # %% ../../nbs/dl/05b_teachers.ipynb #a9046ebd
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 from . import dnn_trainer
 from .network import deviations
 from .onnx_export import to_onnx
+from ..files import atomic_path
 from ..ml import xgboost_trainer
 from ..ml.job import JobConfig, Lesson
 from ..ml.rows import chosen_features
@@ -192,3 +194,17 @@ def labels_of(
     found, (_, last) = pd.concat(labels).loc[rows.index], teachers[-1]
     found.attrs = {"bytes": last.bytes, "rounds": last.rounds}
     return found
+
+# %% ../../nbs/dl/05b_teachers.ipynb #0b4d2413
+def kept_labels(
+    path: Path,  # Parquet
+    make: Callable[[], pd.DataFrame],
+) -> pd.DataFrame:  # as from `labels_of`
+    "What teachers said, asked once"
+    if path.is_file():
+        return pd.read_parquet(path)
+    labels = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as whole:
+        labels.to_parquet(whole)
+    return pd.read_parquet(path)

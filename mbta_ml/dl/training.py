@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'WATCHED_ROWS', 'KEPT', 'tensors', 'pinball', 'Recipe', 'rate_at', 'optimizer_of', 'torch_seeded', 'mae',
-           'update_average', 'Learning', 'Fitted', 'fit_network', 'save', 'restore']
+           'update_average', 'loss_of', 'BatchLearning', 'watched_parts', 'Learning', 'Fitted', 'fit_network', 'save',
+           'restore']
 
 # %% ../../nbs/dl/01_training.ipynb #95241363
 import contextlib
@@ -144,42 +145,43 @@ def update_average(
             1 - min(keep, (1 + step) / (10 + step)),
         )
 
-# %% ../../nbs/dl/01_training.ipynb #2755570e
-WATCHED_ROWS = 20_000  # of the training part, for its curve
+# %% ../../nbs/dl/01_training.ipynb #4a2bd012
+def loss_of(
+    net: Network,
+    rows: dict[str, torch.Tensor],  # a batch, as from `tensors`
+    loss=pinball,  # (what each member predicts, rows) → one number
+) -> torch.Tensor:  # one number, in float32 whatever the layers compute in
+    "What a batch costs"
+    device = rows["x"].device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        predicted = net.members(rows["x"], rows["codes"])
+    return loss(predicted.float(), rows)
 
-
-class Learning:
-    "A network that learns, an epoch at a time"
+# %% ../../nbs/dl/01_training.ipynb #f0261c20
+class BatchLearning:
+    "A network that learns, a batch at a time"
 
     def __init__(
         self,
         net: Network,
         # rows as from `tensors`; a loss of one's own may want more columns
         train: dict[str, torch.Tensor],
-        validation: dict[str, torch.Tensor] | None,  # None: nothing is watched
         recipe: Recipe,
         loss=pinball,  # (what each member predicts, rows) → one number
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.net, self.recipe, self.loss = net.to(self.device), recipe, loss
         self.train = {name: part.to(self.device) for name, part in train.items()}
-        every = max(1, len(train["y"]) // WATCHED_ROWS)
-        some = {name: part[::every] for name, part in train.items()}
-        self.watched = {} if validation is None else {"train": some, "validation": validation}
         self.average, self.optimizer = copy.deepcopy(self.net), optimizer_of(self.net, recipe)
         self.batches = max(1, len(train["y"]) // recipe.batch_rows)
-        self.epoch, self.curves = 0, {name: [] for name in self.watched}
-        self.best, self.best_weights = (math.inf, 0), None  # least error, its epoch
-        self.seconds = self.loading_seconds = self.seen = 0.0
 
     def step(self, rows: dict[str, torch.Tensor], number: int) -> None:
         "Learn from a batch"
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(number, self.recipe.epochs * self.batches, self.recipe)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            predicted = self.net.members(rows["x"], rows["codes"])
+        loss = loss_of(self.net, rows, self.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(predicted.float(), rows).backward()
+        loss.backward()
         self.share_gradients()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -194,6 +196,41 @@ class Learning:
         "The rows of each batch of an epoch, drawn anew"
         order = torch.randperm(len(self.train["y"])).to(self.device)
         return order.tensor_split(self.batches)
+
+# %% ../../nbs/dl/01_training.ipynb #5c98674f
+WATCHED_ROWS = 20_000  # of the training part, for its curve
+
+
+def watched_parts(
+    train: dict[str, torch.Tensor],  # as from `tensors`
+    validation: dict[str, torch.Tensor] | None,  # None: nothing is watched
+) -> dict[str, dict[str, torch.Tensor]]:  # part → rows
+    "The rows on which the error is looked at after each epoch"
+    if validation is None:
+        return {}
+    every = max(1, len(train["y"]) // WATCHED_ROWS)
+    return {
+        "train": {name: part[::every] for name, part in train.items()},
+        "validation": validation,
+    }
+
+# %% ../../nbs/dl/01_training.ipynb #2755570e
+class Learning(BatchLearning):
+    "A network that learns, an epoch at a time"
+
+    def __init__(
+        self,
+        net: Network,
+        train: dict[str, torch.Tensor],  # as `BatchLearning` takes them
+        validation: dict[str, torch.Tensor] | None,  # None: nothing is watched
+        recipe: Recipe,
+        loss=pinball,
+    ):
+        super().__init__(net, train, recipe, loss)
+        self.watched = watched_parts(train, validation)
+        self.epoch, self.curves = 0, {name: [] for name in self.watched}
+        self.best, self.best_weights = (math.inf, 0), None  # least error, its epoch
+        self.seconds = self.loading_seconds = self.seen = 0.0
 
     def learn(self) -> None:
         "One epoch, and how good the averaged network is after it"
@@ -293,7 +330,7 @@ def save(
             whole,
         )
 
-
+# %% ../../nbs/dl/01_training.ipynb #ee353989
 def restore(
     learning: Learning,
     path: Path,  # may be absent

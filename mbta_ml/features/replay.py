@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'TIMES', 'STANDINGS', 'MESSAGE_AT', 'PENDING', 'ASKED', 'UND
            'ASKING', 'DONE', 'MORE_ROOM', 'MORE_ROWS', 'TURN', 'ALWAYS', 'TURN_QUESTIONS', 'sorted_names', 'codes',
            'joint', 'run_keys', 'runs_of', 'known_first', 'gather', 'milliseconds', 'trips_of', 'lines_of',
            'messages_of', 'positions_of', 'merged', 'timetable_of', 'World', 'world_of', 'Cursor', 'new_cursor',
-           'next_instant', 'pending_departure', 'hear_instant', 'pending_ticks', 'sort_pending', 'Task', 'answer',
+           'next_instant', 'pending_departure', 'sort_pending', 'hear_instant', 'pending_ticks', 'Task', 'answer',
            'answer_pending', 'replay', 'Truth', 'truth_of', 'true_arrivals', 'turns_of', 'warm_up', 'replayed',
            'questions']
 
@@ -390,6 +390,21 @@ def pending_departure(
     cursor.pending[many] = visit
     cursor.places[PENDING] += 1
 
+
+@compiled
+def sort_pending(
+    state: State,
+    cursor: Cursor,
+) -> None:
+    "Questions of one instant stand in the order of runs"
+    for n in range(1, cursor.places[PENDING]):
+        visit, spot = cursor.pending[n], n
+        run = state.visits[visit].run
+        while spot > 0 and state.visits[cursor.pending[spot - 1]].run > run:
+            cursor.pending[spot] = cursor.pending[spot - 1]
+            spot -= 1
+        cursor.pending[spot] = visit
+
 # %% ../../nbs/features/01b_replay.ipynb #538b7435
 @compiled
 def hear_instant(
@@ -445,21 +460,6 @@ def pending_ticks(
             cursor.pending[at[PENDING]] = run.departed_from
             at[PENDING] += 1
     at[UNDER_WAY] = kept
-
-
-@compiled
-def sort_pending(
-    state: State,
-    cursor: Cursor,
-) -> None:
-    "Questions of one instant stand in the order of runs"
-    for n in range(1, cursor.places[PENDING]):
-        visit, spot = cursor.pending[n], n
-        run = state.visits[visit].run
-        while spot > 0 and state.visits[cursor.pending[spot - 1]].run > run:
-            cursor.pending[spot] = cursor.pending[spot - 1]
-            spot -= 1
-        cursor.pending[spot] = visit
 
 # %% ../../nbs/features/01b_replay.ipynb #7c889ca9
 class Task(NamedTuple):
