@@ -121,7 +121,7 @@ def service_of(
     collector,  # `Collector`, or None
 ):  # the `Service`, and the service date of its timetable
     "A service that knows what was heard before"
-    from mbta_ml.realtime.beside import Beside
+    from mbta_ml.realtime.official import OfficialPredictions
     from mbta_ml.realtime.service import Service, begun
 
     path = live_model(settings, options.model)
@@ -132,7 +132,7 @@ def service_of(
     folder, about = options.folder, {"model": path}
     about |= {"official": True} if options.official else {}
     found = begun(model, beforehand, options.every, folder, collector, about, now, tell)
-    found.beside = Beside() if options.official else None
+    found.official_predictions = OfficialPredictions() if options.official else None
     return Service(found, board, collector, folder, about, hearing.now), beforehand.day
 
 # %% ../nbs/09_live.ipynb #f5860ae3

@@ -242,7 +242,9 @@ SLICES = {
     "stops ahead": lambda f: f["stops_ahead"].clip(upper=10).astype(int),
     "mode": lambda f: f["mode"].map({number: name for number, (name, _) in MODES.items()}),
     "route": lambda f: f["route_id"],
-    "route and direction": lambda f: f["route_id"] + f["direction_id"].map({0: " 0", 1: " 1"}),
+    "route and direction": lambda f: (
+        f["route_id"] + f["direction_id"].map({0: " 0", 1: " 1"}).fillna("")
+    ),
     "hour": lambda f: f["made_at"].dt.tz_convert(BOSTON).dt.hour,
     "added": lambda f: f["added"].map({True: "added", False: "scheduled"}),
 }

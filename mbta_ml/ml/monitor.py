@@ -27,7 +27,7 @@ from .card import markdown_table
 from .ml_utils import as_fitted_line, as_table, compare, error_and_band
 from mbta_ml.ml.new_days import (
     LINE_ROWS,
-    SAID,
+    PREDICTION_COLUMNS,
     NewDays,
     against_promise,
     feed_delay,
@@ -219,7 +219,8 @@ def look_at(
 ) -> Report:
     "Compare new days with what was promised; there are rows enough"
     ours, *fitted = (
-        new.rows[f"{name}_seconds"].to_numpy(np.float64) for name in ("model", *SAID["fitted"])
+        new.rows[f"{name}_seconds"].to_numpy(np.float64)
+        for name in ("model", *PREDICTION_COLUMNS["fitted"])
     )
     follows = getattr(model, "within_day", None) is not None
     tables = against_promise(new, meta, seed)

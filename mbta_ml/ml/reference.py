@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DECILES', 'LEAST_SHARE', 'DRIFT', 'PROMISED', 'DRAWS', 'edges_of', 'shares_of', 'stability_index', 'reference',
-           'drift', 'line_of', 'sums', 'spreads', 'promise']
+           'drift', 'sums', 'spreads', 'promise']
 
 # %% ../../nbs/ml/02c_reference.ipynb #044caaba
 import numpy as np
@@ -101,16 +101,11 @@ def drift(
     return table.sort_values("index", ascending=False)
 
 # %% ../../nbs/ml/02c_reference.ipynb #d3130f02
-def line_of(
-    frame: pd.DataFrame,  # examples
-) -> pd.Series:  # such as `Red 0`
-    "Route and direction"
-    direction = frame["direction_id"].astype("Float64").astype("Int64").astype("string")
-    named = frame["route_id"].astype("string") + " " + direction.fillna("")
-    return named.str.strip().astype(object)
-
-
-PROMISED = {"line": line_of, "mode": SLICES["mode"], "minutes": SLICES["horizon"]}
+PROMISED = {
+    "line": SLICES["route and direction"],
+    "mode": SLICES["mode"],
+    "minutes": SLICES["horizon"],
+}
 
 
 def sums(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Answers', 'columns_of', 'Carried', 'answers', 'named_frame', 'Ahead', 'Forecaster', 'hear_updates',
-           'cancelled_and_skipped', 'hear_departures', 'hear_facts', 'following', 'arrivals_among', 'official', 'hear',
-           'reach', 'sequences', 'show', 'forecast_of', 'forecast_before', 'publication']
+           'cancelled_and_skipped', 'hear_departures', 'hear_facts', 'following', 'arrivals_among',
+           'official_seconds_of', 'hear', 'reach', 'sequences', 'show', 'forecast_of', 'forecast_before', 'publication']
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #d54721e7
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from ..models.answers import Predicted
 from ..models.combined import combined
 from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
 from .announcements import Announcements, passed_of_facts
-from .beside import Beside
+from .official import OfficialPredictions
 from mbta_ml.realtime.live_state import (
     Event,
     Names,
@@ -109,7 +109,7 @@ def answers(
     stations: list[str],  # of each number
     carried: Carried,
     follows=None,  # (rows, their modes, seconds, low, high) → as the day has them
-    beside=None,  # rows → what the MBTA predicts of them, seconds; None: ours alone
+    official=None,  # rows → what the MBTA predicts of them, seconds; None: ours alone
 ) -> Answers:
     "What a model predicts for each row"
     frame = columns_of(rows, events)
@@ -120,8 +120,8 @@ def answers(
     values = [seconds, low, high]
     if model.every_seconds is None:
         values = carried(rows, values)
-    if beside is not None:
-        values = list(combined(beside(rows), Predicted(*values)))
+    if official is not None:
+        values = list(combined(official(rows), Predicted(*values)))
     if follows is not None:
         values = follows(rows, frame["mode"], *values)
     return Answers(rows, *(np.round(value, 1) for value in values))
@@ -174,10 +174,10 @@ class Forecaster:
         follows = getattr(model, "within_day", None) is not None
         self.within_day = WithinDay(model) if follows else None
         self.board: dict[tuple, Ahead] = {}
-        self.official: dict[str, list[OfficialUpdate]] = {}  # trip → what the MBTA said last
+        self.official_updates: dict[str, list[OfficialUpdate]] = {}  # trip → the last
         self.official_at = -np.inf
         self.departures, self.announcements = Departures(), Announcements()
-        self.beside: Beside | None = None  # put together with what the MBTA predicts
+        self.official_predictions: OfficialPredictions | None = None  # for `--official`
         self.expected: dict[tuple, Expected] = {}  # of trips that have not begun, the last answers
         self.expected_lately: list[Expected] = []  # what the last snapshot made it say of them
         memory = getattr(model, "memory", None) if remembers else None
@@ -210,12 +210,12 @@ def hear_updates(
 ) -> None:
     "What the MBTA says of its trips; the last word counts"
     if snapshot.updates:
-        forecaster.official, forecaster.official_at = {}, snapshot.recorded_at
+        forecaster.official_updates, forecaster.official_at = {}, snapshot.recorded_at
         for update in snapshot.updates:
-            forecaster.official.setdefault(update.trip_id, []).append(update)
+            forecaster.official_updates.setdefault(update.trip_id, []).append(update)
         forecaster.announcements.hear(snapshot, forecaster.tracker)
-        if forecaster.beside is not None:
-            forecaster.beside.hear(snapshot, forecaster.tracker)
+        if forecaster.official_predictions is not None:
+            forecaster.official_predictions.hear(snapshot, forecaster.tracker)
 
 
 def cancelled_and_skipped(
@@ -226,7 +226,7 @@ def cancelled_and_skipped(
     if now - forecaster.official_at > SILENT_SECONDS:
         return {}, {}
     off, skipped = {}, {}
-    for trip, updates in forecaster.official.items():
+    for trip, updates in forecaster.official_updates.items():
         for update in updates:
             if update.trip_relationship in ("CANCELED", "DELETED"):
                 off[trip] = update
@@ -305,11 +305,11 @@ def arrivals_among(messages: np.ndarray) -> np.ndarray:  # ARRIVAL
     return found
 
 # %% ../../nbs/realtime/04a_forecaster.ipynb #4fd647e0
-def official(
+def official_seconds_of(
     forecaster: Forecaster,
 ) -> Callable | None:  # rows → seconds from `made`, NaN where the MBTA says nothing
     "What the MBTA predicts of the rows of a step"
-    told, names = forecaster.beside, forecaster.names
+    told, names = forecaster.official_predictions, forecaster.names
     if told is None:
         return None
     stops, stations = list(names.stops.number), list(names.stations.number)
@@ -345,7 +345,7 @@ def hear(
     found = None
     if len(rows):
         stations = list(forecaster.names.stations.number)
-        moved = following(forecaster, messages), official(forecaster)
+        moved = following(forecaster, messages), official_seconds_of(forecaster)
         asked = (forecaster.model, rows, forecaster.events, stations, forecaster.carried)
         found = answers(*asked, *moved)
         show(forecaster, found)
@@ -477,7 +477,7 @@ def publication(
         elif (trip := run.trip_id.partition("@")[0]) not in off:
             found.append(forecast_of(forecaster, ahead, skipped.get(trip, set())))
     for (_, trip), expected in forecaster.expected.items():
-        updates = forecaster.official.get(trip.partition("@")[0])
+        updates = forecaster.official_updates.get(trip.partition("@")[0])
         if updates and trip.partition("@")[0] not in off:
             found.append(forecast_before(forecaster, expected, updates))
     found += [
