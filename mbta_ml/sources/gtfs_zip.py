@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'OPTIONAL', 'MOST_MEMBERS', 'MOST_BYTES', 'MOST_RATIO', 'BIG_BYTES', 'PACKED', 'MOST_RECORD_BYTES', 'DAMAGE',
-           'EXAMPLE', 'MOST_COLUMNS', 'in_one_folder', 'Feed', 'example_zip', 'line_of', 'quoted', 'refuse',
+           'EXAMPLE', 'MOST_COLUMNS', 'in_one_folder', 'Feed', 'example_zip', 'slip', 'line_of', 'quoted', 'refuse',
            'refuse_ragged', 'database', 'load_file']
 
 # %% ../../nbs/sources/04c_gtfs_zip.ipynb #1e21d954
@@ -263,6 +263,17 @@ def example_zip(
                 if text is not None:
                     archive.writestr(f"{name}.txt", text)
         yield path
+
+
+def slip(
+    name: str,  # of a file of `EXAMPLE`
+    old: str,  # stands in it
+    new: str,  # in its place, once
+) -> dict[str, str]:  # the changed file, for `example_zip`
+    "`EXAMPLE` with a slip in one file"
+    if old not in EXAMPLE[name]:
+        raise ValueError(f"{name} of the example doesn't hold {old!r}; expected a part of its text")
+    return {name: EXAMPLE[name].replace(old, new, 1)}
 
 # %% ../../nbs/sources/04c_gtfs_zip.ipynb #c6a7b6a0
 def line_of(

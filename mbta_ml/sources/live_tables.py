@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from . import contract_check, contracts
-from .gtfs_static import check_records, read_timetable
+from .gtfs_rules import check_records
+from .gtfs_static import read_timetable
 from .gtfs_zip import Feed, database, refuse_ragged
 from .live_files import LIVE_COLUMNS, _all_of, _check_whole
 
