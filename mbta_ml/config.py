@@ -133,7 +133,8 @@ class Settings(Folders):
     trip_updates_address: str = "https://cdn.mbta.com/realtime/TripUpdates.pb"
     v3_address: str = "https://api-v3.mbta.com"  # the MBTA's API, which is asked with a key
     mbta_api_key: Secret = field(default=Secret(), compare=False)  # without one: 20 polls a minute
-    # 1: sources also tell where vehicles were between stops (of gtfs_rt, duckdb and extracts)
+    # 1: all sources that can tell where vehicles were between stops (0: a live feed's archive,
+    # for predictions)
     positions: int = 0
     poll_seconds: int = 2  # from one poll of a live feed to the next
     poll_timeout_seconds: int = 10  # a poll that takes longer has failed

@@ -28,6 +28,7 @@ from .features.columns import HORIZON_SECONDS, SILENCE_SECONDS
 from .formats import ENDINGS, table_path, table_writer, talking_beside
 from .models.answers import Predicted, as_fitted
 from .models.carried import LastPredictions
+from .models.by_place import moved_to_place
 from .models.combined import combined
 from .models.predictors import load
 from .output import note, result
@@ -67,6 +68,8 @@ def predictions(
     said = as_fitted(model, frame)
     if model.every_seconds is None:
         said = Predicted(**before.carry_over(rows, said._asdict()))
+    if follows is not None:
+        said = moved_to_place(frame, said)
     if "official_seconds" in frame:
         said = combined(frame["official_seconds"].to_numpy(np.float64), said)
     if follows is not None:
@@ -224,7 +227,7 @@ def records_to_replay(
     if kind == "stop_events" and len(options.source) == 1 and not changed:
         if is_whole(folder := Path(where).expanduser()):
             return Extract(folder, options.to)
-    return InMemory(read_options(options, settings))
+    return InMemory(read_options(options, settings, followed=True))
 
 # %% ../nbs/04_predict.ipynb #2b5011ae
 def _parser() -> argparse.ArgumentParser:

@@ -308,7 +308,8 @@ def main(
             load(tables, *options.load, settings)
     if out:
         a_day_before = replace(settings, bigquery_past_days=1)
-        records = read_sources(options.source, a_day_before, to, timetable, start, quarantine)
+        given = (to, timetable, start, quarantine)
+        records = read_sources(options.source, a_day_before, *given, followed=True)
         extract(records, out, start, to, options.csv)
 
 

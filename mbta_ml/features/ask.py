@@ -7,7 +7,7 @@ __all__ = ['RARE', 'OVERDUE_SECONDS', 'CANDIDATE', 'CANDIDATE_KIND', 'OLDEST_SEC
            'Timetable', 'place_in_timetable', 'plan_by_timetable', 'usual_platform', 'plan_by_pattern', 'plan',
            'place_of', 'already_reached', 'is_nearer', 'in_order', 'running_time', 'candidates', 'no_older',
            'not_negative', 'or_zero', 'time_features', 'stuck', 'link_features', 'parent_of', 'way_features',
-           'share_lately', 'trip_features', 'standing_features', 'due_by_place', 'place_features', 'ask']
+           'share_lately', 'trip_features', 'standing_features', 'due_by_place', 'seconds_by_place', 'ask']
 
 # %% ../../nbs/features/01a_ask.ipynb #17a8111d
 from typing import NamedTuple
@@ -492,25 +492,21 @@ def due_by_place(
 
 
 @compiled
-def place_features(
+def seconds_by_place(
     state: State,
     v: np.ndarray,  # VISIT
-    found: np.ndarray,  # CANDIDATE
-    order: np.ndarray,
+    c: np.ndarray,  # CANDIDATE
     now: float,
-    row: np.ndarray,  # ROW
-) -> None:
-    "What the place of the vehicle says, beyond the lookup"
+) -> float:  # NaN: it heads for another stop, or is overdue, or nobody was there before
+    "How long others took from where the vehicle is now"
     track = state.runs[v.run].track
     if track == NONE:
-        return
+        return NAN
     t = state.tracks[track]
-    due = due_by_place(state, v, t)
-    for nth in range(len(order)):
-        c = found[order[nth]]
-        if t.stop >= 0 and c.station == state.stops[t.stop].station:
-            row.place_excess_seconds = (due - max(v.departed_known + c.running, now)) / 1000
-            break
+    if t.stop < 0 or c.station != state.stops[t.stop].station:
+        return NAN
+    left = due_by_place(state, v, t) - now
+    return left / 1000 if left > 0 else NAN
 
 # %% ../../nbs/features/01a_ask.ipynb #9e7ab627
 EMPTY = np.full(1, ROW)
@@ -535,7 +531,6 @@ def ask(
             row.made, row.event = now, v.event
             trip_features(state, v, now, row)
             standing_features(state, v, now, row)
-            place_features(state, v, found, order, now, row)
         else:
             rows[at + nth] = rows[at]
             row.link_last_excess_seconds = NAN
@@ -545,4 +540,5 @@ def ask(
         time_features(state, v, c, now, row)
         link_features(state, v, c, now, row)
         way_features(found, order, nth, v.station, row)
+        row.place_seconds = seconds_by_place(state, v, c, now)
     return at + len(order)

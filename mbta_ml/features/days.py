@@ -27,6 +27,7 @@ from ..cluster import ray_running
 from ..config import Settings
 from ..sources.extract import ABOUT
 from mbta_ml.sources.records import (
+    POSITIONS,
     STOP_EVENTS,
     STOPS,
     TIMETABLE,
@@ -35,7 +36,7 @@ from mbta_ml.sources.records import (
     known_before,
     to_schema,
 )
-from ..clock import service_date, service_midnight
+from ..clock import INSTANT, service_date, service_midnight
 from ..sources.dialects import connect
 from .columns import FEATURES, IDENTITY, NUMBERS
 from .examples import give_back, pieces
@@ -354,10 +355,15 @@ class Extract:
             events if self.to is None else known_before(events, self.to),
             f"stop_events:{self.dataset}",
         )
+        positions = read_dates(self.dataset / "_positions", list(dates), POSITIONS)
+        if self.to is not None:
+            by_then = pc.less(positions["known"], pa.scalar(self.to, INSTANT))
+            positions = positions.filter(by_then)
         return Records(
             f"stop_events:{self.dataset}",
             events,
             read_dates(self.dataset / "_timetable", list(dates), TIMETABLE),
+            positions=positions,
         )
 
 # %% ../../nbs/features/04_days.ipynb #280f3b31
@@ -370,11 +376,12 @@ def is_whole(
         "stop_events": dataset,
         "timetable": dataset / "_timetable",
         "official": dataset / "_official",
+        "positions": dataset / "_positions",
     }
     try:
         return bool(said) and all(
             sum(pq.read_metadata(path).num_rows for path in place.glob("service_date=*/*.parquet"))
-            == said.get(name)
+            == said.get(name, 0)
             for name, place in places.items()
         )
     except (OSError, pa.ArrowException):

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..features.ask import ROW
-from ..features.columns import NUMBERS, POSITION_FEATURES, SILENCE_SECONDS, mode
+from ..features.columns import NUMBERS, SILENCE_SECONDS, mode
 from ..features.departures import Departures, Expected, in_order, passed_of, ticked
 from ..features.examples import minute_of_day
 from ..features.replay import Task, merged
 from ..features.state import MESSAGE
 from ..models.answers import Predicted
+from ..models.by_place import moved_to_place
 from ..models.combined import combined
 from ..models.within_day import ARRIVAL, ASKED, WithinDay, day_of
 from .announcements import Announcements, passed_of_facts
@@ -120,6 +121,8 @@ def answers(
     values = [seconds, low, high]
     if model.every_seconds is None:
         values = carried(rows, values)
+    if follows is not None:
+        values = list(moved_to_place(frame, Predicted(*values)))
     if official is not None:
         values = list(combined(official(rows), Predicted(*values)))
     if follows is not None:
@@ -168,7 +171,7 @@ class Forecaster:
     ):
         self.model, self.every_seconds = model, every_seconds
         self.tracker, self.names, self.replay = Tracker(known), Names(), new_replay()
-        self.tracker.follows = bool(POSITION_FEATURES & {*(getattr(model, "features", None) or ())})
+        self.tracker.follows = getattr(model, "within_day", None) is not None
         self.events: list[Event | None] = []
         self.carried = Carried()
         follows = getattr(model, "within_day", None) is not None
