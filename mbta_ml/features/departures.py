@@ -267,7 +267,8 @@ def expected(
         leaves = max(leaves + late_seconds(errors, now), now)
     sooner = later = np.nan
     if len(off) >= FEWEST:
-        low, high = np.quantile(off, (0.1, 0.9)).tolist()
+        tail = max(0.0, 1 - 0.9 * (len(off) + 1) / len(off))  # for the next one, not for these
+        low, high = np.quantile(off, (tail, 1 - tail)).tolist()
         sooner, later = max(-low, 0.0), max(high, 0.0)
     found, earliest = [], now
     for stop in announced.stops:
