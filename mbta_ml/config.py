@@ -133,8 +133,8 @@ class Settings(Folders):
     trip_updates_address: str = "https://cdn.mbta.com/realtime/TripUpdates.pb"
     v3_address: str = "https://api-v3.mbta.com"  # the MBTA's API, which is asked with a key
     mbta_api_key: Secret = field(default=Secret(), compare=False)  # without one: 20 polls a minute
-    # 1: all sources that can tell where vehicles were between stops (0: a live feed's archive,
-    # for predictions)
+    # 1: the four tables tell where vehicles were between stops, too (0: a live feed's archive
+    # and extracts of it do, where predictions are made)
     positions: int = 0
     poll_seconds: int = 2  # from one poll of a live feed to the next
     poll_timeout_seconds: int = 10  # a poll that takes longer has failed

@@ -193,7 +193,8 @@ def replayed(
         follows = following(model, held, early)
 
     def under_way():
-        for piece in long_pieces(held, model.memory, every_seconds, early, end, say):
+        how = (every_seconds, early, end, say, follows is not None)
+        for piece in long_pieces(held, model.memory, *how):
             found = predictions(model, with_official(piece, sources), names, before, follows)
             if start is not None:
                 found = found.filter(pc.greater_equal(found["made_at"], pa.scalar(start, INSTANT)))
@@ -220,6 +221,7 @@ def replay(
 def records_to_replay(
     options: argparse.Namespace,  # with the arguments of `add_source_arguments`
     settings: Settings,
+    followed: bool = False,  # also where the vehicles of a live feed were between stops
 ) -> Extract | InMemory:
     "What the sources hold; a single extract is left unread"
     kind, _, where = (options.source or ["sample"])[0].partition(":")
@@ -227,7 +229,7 @@ def records_to_replay(
     if kind == "stop_events" and len(options.source) == 1 and not changed:
         if is_whole(folder := Path(where).expanduser()):
             return Extract(folder, options.to)
-    return InMemory(read_options(options, settings, followed=True))
+    return InMemory(read_options(options, settings, followed))
 
 # %% ../nbs/04_predict.ipynb #2b5011ae
 def _parser() -> argparse.ArgumentParser:
@@ -363,7 +365,8 @@ def main(
     written = seen = 0
     until = None if model.until is None else pa.scalar(model.until, INSTANT)
     with talking_beside(out), table_writer(out, PREDICTIONS) as write:
-        records = records_to_replay(options, settings)
+        follows = getattr(model, "within_day", None) is not None
+        records = records_to_replay(options, settings, followed=follows)
         span = options.start, options.every, options.to
         for piece in replayed(model, records, *span, official=options.official):
             write(piece)

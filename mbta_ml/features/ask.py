@@ -497,13 +497,13 @@ def seconds_by_place(
     v: np.ndarray,  # VISIT
     c: np.ndarray,  # CANDIDATE
     now: float,
-) -> float:  # NaN: it heads for another stop, or is overdue, or nobody was there before
+) -> float:  # NaN: it comes elsewhere first, or is overdue, or nobody was there before
     "How long others took from where the vehicle is now"
     track = state.runs[v.run].track
     if track == NONE:
         return NAN
     t = state.tracks[track]
-    if t.stop < 0 or c.station != state.stops[t.stop].station:
+    if t.stop < 0 or c.again or c.station != state.stops[t.stop].station:
         return NAN
     left = due_by_place(state, v, t) - now
     return left / 1000 if left > 0 else NAN

@@ -91,7 +91,7 @@ def write_dates(
 def read_dates(
     dataset: Path,
     dates: list[Date],
-    schema: pa.Schema,  # `STOP_EVENTS` or `TIMETABLE`
+    schema: pa.Schema,  # such as `STOP_EVENTS`
 ) -> pa.Table:  # empty where there is nothing
     "What a dataset holds of some service dates"
     found = [schema.empty_table()]
@@ -348,14 +348,20 @@ class Extract:
         "Of stops, which an extract doesn't hold"
         return STOPS.empty_table()
 
-    def of(self, dates: tuple[Date, ...]) -> Records:
-        "What it says of some of them, held against the contract"
+    def of(
+        self,
+        dates: tuple[Date, ...],
+        followed: bool = False,  # also where vehicles were between stops
+    ) -> Records:
+        "What it says of some of them, its stop events held against the contract"
         events = read_dates(self.dataset, list(dates), STOP_EVENTS)
         events = checked(
             events if self.to is None else known_before(events, self.to),
             f"stop_events:{self.dataset}",
         )
-        positions = read_dates(self.dataset / "_positions", list(dates), POSITIONS)
+        positions = POSITIONS.empty_table()
+        if followed:
+            positions = read_dates(self.dataset / "_positions", list(dates), POSITIONS)
         if self.to is not None:
             by_then = pc.less(positions["known"], pa.scalar(self.to, INSTANT))
             positions = positions.filter(by_then)
@@ -408,9 +414,14 @@ class InMemory:
         "Of stops"
         return pa.concat_tables([r.stops for r in self.sources])
 
-    def of(self, dates: tuple[Date, ...]) -> Records:
+    def of(
+        self,
+        dates: tuple[Date, ...],
+        followed: bool = False,
+    ) -> Records:
         "What they say of some of them"
-        some = [of_dates(r, dates) for r in self.sources]
+        nowhere = {} if followed else {"positions": POSITIONS.empty_table()}
+        some = [of_dates(replace(r, **nowhere), dates) for r in self.sources]
         return Records(
             "all",
             pa.concat_tables([r.stop_events for r in some]),
@@ -426,6 +437,7 @@ def long_pieces(
     start: pd.Timestamp | None = None,  # what is made from then on
     end: pd.Timestamp | None = None,  # and before
     say=lambda line: None,  # takes a line after each week
+    followed: bool = False,  # also by where vehicles were between stops
 ) -> Iterator[pa.Table]:
     "Examples of any number of service dates in the order of `made_at`, some at a time"
     weeks = replay_weeks(held.dates())
@@ -436,9 +448,8 @@ def long_pieces(
         )
         if since is None or until is None or since < until:
             earlier = held.of(week.remembered).stop_events if week.remembered else None
-            yield from pieces(
-                [held.of(week.fresh)], memory, every_seconds, since, end=until, earlier=earlier
-            )
+            fresh = held.of(week.fresh, followed)
+            yield from pieces([fresh], memory, every_seconds, since, end=until, earlier=earlier)
             give_back()
         say(f"{n} of {len(weeks)} weeks")
 

@@ -24,7 +24,6 @@ from .ml_utils import MBTA_BINS, judged
 from .reference import PROMISED, spreads, sums
 from .riders import RIDE
 from ..models.answers import Predicted, as_fitted
-from ..models.by_place import moved_to_place
 from ..sources.dialects import connect
 from ..sources.gtfs_realtime import with_official
 from ..sources.records import Records
@@ -129,9 +128,8 @@ def with_predictions(
         early = start and day_begins(start)
         follows = following(model, held, early)
     for piece in long_pieces(held, model.memory, every, early):
-        frame = piece.to_pandas()
-        fitted = as_fitted(model, frame)
-        got = fitted if follows is None else follows(piece, moved_to_place(frame, fitted))
+        fitted = as_fitted(model, piece.to_pandas())
+        got = fitted if follows is None else follows(piece, fitted)
         for who, said in {"model": got, "fitted": fitted}.items():
             for name, seconds in zip(PREDICTION_COLUMNS[who], said):
                 piece = piece.append_column(f"{name}_seconds", pa.array(seconds))

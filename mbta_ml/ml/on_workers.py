@@ -276,14 +276,18 @@ def fit_while(
     lose: Callable,  # what happens then
 ):  # what `fit` returns
     "Lose something in the middle of a fit"
+    over = threading.Event()
 
     def wait():
         while not has_begun():
-            time.sleep(0.2)
+            if over.wait(0.2):
+                return
         lose()
 
     other = threading.Thread(target=wait, daemon=True)
     other.start()
-    found = fit()
-    other.join()
-    return found
+    try:
+        return fit()
+    finally:
+        over.set()
+        other.join()

@@ -30,7 +30,6 @@ from mbta_ml.features.windows import (
     spot_of,
 )
 from .answers import Predicted, Steps, as_fitted
-from .by_place import moved_to_place
 
 # %% ../../nbs/models/06_within_day.ipynb #fc38c38f
 LEVEL = record(
@@ -523,7 +522,6 @@ def as_followed(
     said, steps = as_fitted(model, frame), getattr(model, "within_day", None)
     if steps is None or not len(frame):
         return said
-    said = moved_to_place(frame, said)
     return followed(said, frame, events, Untaught(steps, model.every_seconds))
 
 # %% ../../nbs/models/06_within_day.ipynb #bb6ffc48

@@ -171,11 +171,10 @@ class Forecaster:
     ):
         self.model, self.every_seconds = model, every_seconds
         self.tracker, self.names, self.replay = Tracker(known), Names(), new_replay()
-        self.tracker.follows = getattr(model, "within_day", None) is not None
         self.events: list[Event | None] = []
         self.carried = Carried()
-        follows = getattr(model, "within_day", None) is not None
-        self.within_day = WithinDay(model) if follows else None
+        self.tracker.follows = getattr(model, "within_day", None) is not None
+        self.within_day = WithinDay(model) if self.tracker.follows else None
         self.board: dict[tuple, Ahead] = {}
         self.official_updates: dict[str, list[OfficialUpdate]] = {}  # trip → the last
         self.official_at = -np.inf
