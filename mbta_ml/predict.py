@@ -221,7 +221,7 @@ def replay(
 def records_to_replay(
     options: argparse.Namespace,  # with the arguments of `add_source_arguments`
     settings: Settings,
-    followed: bool = False,  # also where the vehicles of a live feed were between stops
+    positions: bool = False,  # also where the vehicles of a live feed were between stops
 ) -> Extract | InMemory:
     "What the sources hold; a single extract is left unread"
     kind, _, where = (options.source or ["sample"])[0].partition(":")
@@ -229,7 +229,7 @@ def records_to_replay(
     if kind == "stop_events" and len(options.source) == 1 and not changed:
         if is_whole(folder := Path(where).expanduser()):
             return Extract(folder, options.to)
-    return InMemory(read_options(options, settings, followed))
+    return InMemory(read_options(options, settings, positions))
 
 # %% ../nbs/04_predict.ipynb #2b5011ae
 def _parser() -> argparse.ArgumentParser:
@@ -366,7 +366,7 @@ def main(
     until = None if model.until is None else pa.scalar(model.until, INSTANT)
     with talking_beside(out), table_writer(out, PREDICTIONS) as write:
         follows = getattr(model, "within_day", None) is not None
-        records = records_to_replay(options, settings, followed=follows)
+        records = records_to_replay(options, settings, positions=follows)
         span = options.start, options.every, options.to
         for piece in replayed(model, records, *span, official=options.official):
             write(piece)

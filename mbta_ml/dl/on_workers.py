@@ -166,8 +166,7 @@ def fitted_on_workers(
         with ray_running(settings, threads, 0), progress(f"learning on {part}"):
             from ray.train.torch import TorchTrainer
 
-            group = TorchTrainer, on_worker, task, workers, each, folder
-            result = group_of(*group).fit()
+            result = group_of(TorchTrainer, on_worker, task, workers, each, folder).fit()
         found = outcome(result, net)
         shutil.rmtree(folder / part.replace(" ", "_"), ignore_errors=True)
         return found

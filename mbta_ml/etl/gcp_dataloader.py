@@ -309,7 +309,7 @@ def main(
     if out:
         a_day_before = replace(settings, bigquery_past_days=1)
         given = (to, timetable, start, quarantine)
-        records = read_sources(options.source, a_day_before, *given, followed=not is_table(out))
+        records = read_sources(options.source, a_day_before, *given, positions=not is_table(out))
         extract(records, out, start, to, options.csv)
 
 

@@ -351,7 +351,7 @@ class Extract:
     def of(
         self,
         dates: tuple[Date, ...],
-        followed: bool = False,  # also where vehicles were between stops
+        positions: bool = False,  # also where vehicles were between stops
     ) -> Records:
         "What it says of some of them, its stop events held against the contract"
         events = read_dates(self.dataset, list(dates), STOP_EVENTS)
@@ -359,17 +359,15 @@ class Extract:
             events if self.to is None else known_before(events, self.to),
             f"stop_events:{self.dataset}",
         )
-        positions = POSITIONS.empty_table()
-        if followed:
-            positions = read_dates(self.dataset / "_positions", list(dates), POSITIONS)
+        located = list(dates) if positions else []
+        places = read_dates(self.dataset / "_positions", located, POSITIONS)
         if self.to is not None:
-            by_then = pc.less(positions["known"], pa.scalar(self.to, INSTANT))
-            positions = positions.filter(by_then)
+            places = places.filter(pc.less(places["known"], pa.scalar(self.to, INSTANT)))
         return Records(
             f"stop_events:{self.dataset}",
             events,
             read_dates(self.dataset / "_timetable", list(dates), TIMETABLE),
-            positions=positions,
+            positions=places,
         )
 
 # %% ../../nbs/features/04_days.ipynb #280f3b31
@@ -417,10 +415,10 @@ class InMemory:
     def of(
         self,
         dates: tuple[Date, ...],
-        followed: bool = False,
+        positions: bool = False,
     ) -> Records:
         "What they say of some of them"
-        nowhere = {} if followed else {"positions": POSITIONS.empty_table()}
+        nowhere = {} if positions else {"positions": POSITIONS.empty_table()}
         some = [of_dates(replace(r, **nowhere), dates) for r in self.sources]
         return Records(
             "all",
@@ -437,7 +435,7 @@ def long_pieces(
     start: pd.Timestamp | None = None,  # what is made from then on
     end: pd.Timestamp | None = None,  # and before
     say=lambda line: None,  # takes a line after each week
-    followed: bool = False,  # also by where vehicles were between stops
+    positions: bool = False,  # also by where vehicles were between stops
 ) -> Iterator[pa.Table]:
     "Examples of any number of service dates in the order of `made_at`, some at a time"
     weeks = replay_weeks(held.dates())
@@ -448,7 +446,7 @@ def long_pieces(
         )
         if since is None or until is None or since < until:
             earlier = held.of(week.remembered).stop_events if week.remembered else None
-            fresh = held.of(week.fresh, followed)
+            fresh = held.of(week.fresh, positions)
             yield from pieces([fresh], memory, every_seconds, since, end=until, earlier=earlier)
             give_back()
         say(f"{n} of {len(weeks)} weeks")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TripKey', 'RunKey', 'Line', 'NEAR_SECONDS', 'HALF_LIFE_SECONDS', 'DEPARTURES', 'RIDES', 'LONGEST_RIDE_SECONDS',
            'FEWEST', 'OFF', 'Ride', 'FORGET_SECONDS', 'Passed', 'passed_of', 'Announced', 'Told', 'told_of', 'Waiting',
-           'late_seconds', 'Stop', 'Expected', 'Departures', 'ride_seconds', 'expected', 'ask', 'forget', 'ticked',
-           'in_order', 'replayed_departures']
+           'late_seconds', 'tail_of', 'Stop', 'Expected', 'Departures', 'ride_seconds', 'expected', 'ask', 'forget',
+           'ticked', 'in_order', 'replayed_departures']
 
 # %% ../../nbs/features/05_departures.ipynb #a3603300
 import math
@@ -136,6 +136,13 @@ def late_seconds(
     latest = errors[-DEPARTURES:]
     weights = [0.5 ** ((now - known) / HALF_LIFE_SECONDS) for known, _ in latest]
     return sum(w * error for w, (_, error) in zip(weights, latest)) / (sum(weights) + 1)
+
+# %% ../../nbs/features/05_departures.ipynb #4a51b723
+def tail_of(
+    known: int,  # how many errors, of departures or of trips
+) -> float:  # from 0 to 0.1
+    "Beyond which share of the known errors a tenth of all that come will lie"
+    return max(0.0, 1 - 0.9 * (known + 1) / max(1, known))
 
 # %% ../../nbs/features/05_departures.ipynb #af224ada
 RIDES = 20  # latest of a stretch that count
@@ -267,7 +274,7 @@ def expected(
         leaves = max(leaves + late_seconds(errors, now), now)
     sooner = later = np.nan
     if len(off) >= FEWEST:
-        tail = max(0.0, 1 - 0.9 * (len(off) + 1) / len(off))  # for the next one, not for these
+        tail = tail_of(len(off))
         low, high = np.quantile(off, (tail, 1 - tail)).tolist()
         sooner, later = max(-low, 0.0), max(high, 0.0)
     found, earliest = [], now

@@ -221,8 +221,7 @@ def fitted_on_workers(
         with ray_running(settings, params["nthread"], 0), progress(f"boosting on {part}"):
             from ray.train.xgboost import XGBoostTrainer
 
-            group = XGBoostTrainer, on_worker, task, workers, threads, folder
-            result = group_of(*group).fit()
+            result = group_of(XGBoostTrainer, on_worker, task, workers, threads, folder).fit()
         booster, curves = left_off(result.checkpoint)
         shutil.rmtree(folder / part.replace(" ", "_"), ignore_errors=True)
         kept = best_rounds(curves.get("validation", []), booster.num_boosted_rounds())

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARGIN_SECONDS', 'SPREAD_FLOOR_SECONDS', 'COLD_JOURNEYS', 'GROWTH', 'FARTHEST_SECONDS', 'ALL_JOURNEYS',
-           'MOST_SECONDS', 'column', 'seconds_of', 'spread_seconds', 'tail_of', 'trips_in', 'quantiles_by_horizon',
-           'farther', 'Residuals', 'Steps', 'Predicted', 'as_fitted', 'matrix', 'neutral_of', 'known']
+           'MOST_SECONDS', 'column', 'seconds_of', 'spread_seconds', 'trips_in', 'quantiles_by_horizon', 'farther',
+           'Residuals', 'Steps', 'Predicted', 'as_fitted', 'matrix', 'neutral_of', 'known']
 
 # %% ../../nbs/models/04a_answers.ipynb #f8fe36bf
 from collections.abc import Mapping
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from ..features.departures import tail_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +50,6 @@ def spread_seconds(
     "How far apart past journeys over each stretch were: the width of their 80 % band and a floor"
     width = column(frame, "high_seconds") - column(frame, "low_seconds")
     return np.fmax(width, 0) + SPREAD_FLOOR_SECONDS  # NaN: unknown, no width
-
-# %% ../../nbs/models/04a_answers.ipynb #09ca4a77
-def tail_of(
-    trips: int,  # that errors are known of
-) -> float:  # from 0 to 0.1
-    "Beyond which share of the known errors a tenth of all that come will lie"
-    return max(0.0, 1 - 0.9 * (trips + 1) / max(1, trips))
 
 # %% ../../nbs/models/04a_answers.ipynb #9ad85f21
 COLD_JOURNEYS = 5  # fewer say nothing of a spread

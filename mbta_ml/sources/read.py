@@ -46,12 +46,13 @@ def read_source(
     quarantine: Path | None = None,  # where rows that break a contract go; None: they are an error
     # a GTFS zip that knows what a live feed leaves out of stops, routes and dates
     timetable: Path | None = None,
-    followed: bool = False,  # also where the vehicles of a live feed were between stops
+    positions: bool = False,  # also where the vehicles of a live feed were between stops
 ) -> Records:
     "Read one source as it stood at `to`"
     kind, _, where = uri.partition(":")
     days = lambda fetch: fetch(*parse_dates(where), settings) if looks_like_dates(where) else where
     places = bool(settings.positions)
+    of_feed = places or positions
     if kind == "sample" and not where:
         sample = ensure_sample(settings)
         return read_tables(
@@ -65,10 +66,8 @@ def read_source(
         "lamp": lambda: read_lamp(days(lamp_days), to, uri, quarantine),
         "lamp_bus": lambda: read_lamp_bus(days(lamp_bus_days), to, uri, quarantine),
         "bus": lambda: read_bus(where, to, quarantine),
-        "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine, timetable, places or followed),
-        "stop_events": lambda: read_extract(
-            Path(where).expanduser(), to, uri, quarantine, places or followed
-        ),
+        "gtfs_rt": lambda: read_gtfs_rt(where, to, quarantine, timetable, of_feed),
+        "stop_events": lambda: read_extract(Path(where).expanduser(), to, uri, quarantine, of_feed),
     }
     if kind not in readers or not where:
         raise ValueError(f"--source {uri!r} is not a source; expected one of {KINDS}")
@@ -99,13 +98,13 @@ def read_sources(
     timetable: Path | None = None,
     start: pd.Timestamp | None = None,
     quarantine: Path | None = None,
-    followed: bool = False,  # as of `read_source`
+    positions: bool = False,  # as of `read_source`
 ) -> list[Records]:
     "Read several sources; one that holds no stop event is an error"
     archive = str(timetable) == "archive"
     zipped = None if archive else timetable
     found = [
-        read_source(uri, settings, to, start, quarantine, zipped, followed)
+        read_source(uri, settings, to, start, quarantine, zipped, positions)
         for uri in steps(uris or ["sample"], "reading", "sources")
     ]
     for uri, records in zip(uris or ["sample"], found):
@@ -127,8 +126,8 @@ def read_sources(
 def read_options(
     options: argparse.Namespace,  # with the arguments of `add_source_arguments`
     settings: Settings,
-    followed: bool = False,  # as of `read_source`
+    positions: bool = False,  # as of `read_source`
 ) -> list[Records]:
     "Read the sources that a command line names"
     given = (options.to, options.timetable, options.start, options.quarantine)
-    return read_sources(options.source, settings, *given, followed)
+    return read_sources(options.source, settings, *given, positions)
