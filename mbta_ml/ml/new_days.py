@@ -127,7 +127,7 @@ def with_predictions(
 
         early = start and day_begins(start)
         follows = following(model, held, early)
-    for piece in long_pieces(held, model.memory, every, early):
+    for piece in long_pieces(held, model.memory, every, early, positions=True):
         fitted = as_fitted(model, piece.to_pandas())
         got = fitted if follows is None else follows(piece, fitted)
         for who, said in {"model": got, "fitted": fitted}.items():
